@@ -1,0 +1,94 @@
+"""How many replicas a resolved order takes, from a pilot run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+
+from sdeverify.analysis.order import DIMS, SIGNAL_LEVEL, default_steps
+from sdeverify.analysis.power_law import whiten
+from sdeverify.analysis.rungs import RUNG, RUNG_BIS
+from sdeverify.axes import STEP
+from sdeverify.errors import InvalidInputError
+
+Array = NDArray[Any]
+
+
+def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1) -> xr.Dataset:
+    """How many replicas bring the order's standard error down to `target`.
+
+    The pilot fixes the amplitude a of `a s^p` at the claimed p; the Fisher information of (a, p),
+    or (a, p, b) at b = 0, then gives the standard error of p, which falls like 1/sqrt(replicas) if
+    both sides grow together. `0.15` leaves room for about three standard errors between a claim
+    and half an order less.
+
+    Args:
+        ladder: the pilot's errors, with at least `terms + 1` rungs.
+        terms: 2 for the room to fit a second term, which takes several times the replicas.
+
+    Returns:
+        Over (observable, step): `factor` (of the pilot's replicas), `replicas`,
+        `order_standard_error` of the pilot, `path_share` (of its variance that the SDE's side
+        causes: above 1/2, grow the path first), and `resolved`, False where the pilot's own signal
+        is noise, so that the factor is a guess, usually too small.
+
+    Raises:
+        InvalidInputError: not a ladder of sampled errors, or a target that is not positive.
+    """
+    if ladder.attrs.get("kind") != "ladder" or not bool((ladder["standard_error"] > 0).any()):
+        raise InvalidInputError("replicas_needed takes a ladder of sampled weak errors (a pilot)")
+    if not target > 0:
+        raise InvalidInputError(f"the target standard error is positive; got {target}")
+    rungs = ladder.sizes[RUNG]
+    if terms not in (1, 2) or rungs < terms + 1:
+        raise InvalidInputError(f"{terms} terms need {terms + 1} rungs or more; got {rungs}")
+    chosen = ladder.sel({STEP: default_steps(ladder)})
+    s = chosen["time_per_step"].values.astype(np.float64)
+    error, covariance, path = (
+        chosen[name].transpose(*DIMS, *axes).values
+        for name, axes in (
+            ("error", (RUNG,)),
+            ("error_covariance", (RUNG, RUNG_BIS)),
+            ("path_variance", (RUNG,)),
+        )
+    )
+    shape = error.shape[:2]
+    error, covariance, path = (v.reshape(-1, *v.shape[2:]) for v in (error, covariance, path))
+    p = float(ladder.attrs["claimed_order"])
+    data, usable = whiten(s, error, covariance, 1.0)
+    amplitude = data.project(np.full((len(error), 1), p), 1)[1][:, 0]
+    variance, share = _order_variance(data.step, p, terms, amplitude, covariance, path, usable)
+    signal = stats.chi2.sf(data.zero, rungs) < SIGNAL_LEVEL
+    factor = variance / target**2
+    fields = {
+        "factor": factor,
+        "replicas": np.ceil(factor * float(ladder.attrs.get("replicas", 0)) - 1e-9),
+        "order_standard_error": np.sqrt(variance),
+        "path_share": share,
+        "resolved": signal & usable,
+    }
+    return xr.Dataset(
+        {name: (DIMS, value.reshape(shape)) for name, value in fields.items()},
+        coords={dim: chosen[dim] for dim in DIMS},
+        attrs={"kind": "budget", "target": target, "terms": terms},
+    )
+
+
+def _order_variance(
+    x: Array, p: float, terms: int, amplitude: Array, covariance: Array, path: Array, usable: Array
+) -> tuple[Array, Array]:
+    """The variance of the estimated p, and the share of it that the paths cause."""
+    variance, share = np.full(len(amplitude), np.nan), np.full(len(amplitude), np.nan)
+    for i in np.nonzero(usable & (amplitude != 0))[0]:
+        columns = [x**p, amplitude[i] * x**p * np.log(x), x ** (p + 1.0)]
+        jacobian = np.stack(columns[: terms + 1], axis=1)
+        weighted = np.linalg.solve(covariance[i], jacobian)
+        row = np.linalg.solve(jacobian.T @ weighted, weighted.T)[1]
+        of_path = covariance[i] - np.diag(np.diag(covariance[i])) + np.diag(path[i])
+        variance[i] = row @ covariance[i] @ row
+        share[i] = row @ of_path @ row / variance[i]
+    return variance, share

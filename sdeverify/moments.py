@@ -1,0 +1,96 @@
+"""Moments of replicas, block by block, that merge exactly.
+
+A block is summarised by its count n, mean m and comoment C = sum (x - m)(x - m), so that two
+summaries give the summary of the union (Chan, Golub and LeVeque 1979), whatever the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.pooling import pool_blocks, variance_of_the_mean
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and comoment of some replicas.
+
+    Attributes:
+        count: how many replicas.
+        mean: `(...)`, or `(a, ...)` where comoments are crossed over the first axis.
+        comoment: sum of squared deviations, `(...)`; or of their products, `(a, a, ...)`.
+    """
+
+    count: int
+    mean: Array
+    comoment: Array
+
+    @property
+    def covariance(self) -> Array:
+        """The unbiased (co)variance of one replica; NaN for a single one."""
+        return self.covariance_of_the_mean * self.count
+
+    @property
+    def covariance_of_the_mean(self) -> Array:
+        """The (co)variance of the mean, `C / (n (n - 1))`; NaN for a single replica."""
+        return variance_of_the_mean(self.comoment, self.count)
+
+
+def block_moments(values: Any) -> Moments:
+    """The moments of a block of replicas, `values` of shape `(replica, ...)`.
+
+    Numpy arrays, nested lists and tensors on any device are taken; sums are in float64.
+    """
+    x = _as_float64(values)
+    mean = _mean(x)
+    return Moments(len(x), mean, np.sum((x - mean) ** 2, axis=0))
+
+
+def cross_block_moments(values: Any) -> Moments:
+    """As `block_moments`, `(replica, a, ...)`, with comoments `(a, a, ...)` over the first axis.
+
+    For a path, `a` runs over the discretisations of one Brownian path: `(replica, substeps, step,
+    observable)` gives comoments `(substeps, substeps, step, observable)`.
+    """
+    x = _as_float64(values)
+    if x.ndim < 2:
+        raise InvalidInputError(
+            f"cross moments need the axes (replica, a, ...); got shape {x.shape}"
+        )
+    mean = _mean(x)
+    deviation = x - mean
+    return Moments(len(x), mean, np.einsum("ra...,rb...->ab...", deviation, deviation))
+
+
+def merge_moments(parts: Sequence[Moments]) -> Moments:
+    """The moments of all replicas of `parts` together, summed in the order given."""
+    if not parts:
+        raise InvalidInputError("merge_moments needs at least one block; got none")
+    count, mean, comoment = pool_blocks(
+        [p.count for p in parts],
+        np.stack([p.mean for p in parts]),
+        np.stack([p.comoment for p in parts]),
+    )
+    return Moments(count, mean, comoment)
+
+
+def _mean(x: Array) -> Array:
+    """The mean, exact where all replicas are equal."""
+    return np.asarray(x[0] + np.mean(x - x[0], axis=0))
+
+
+def _as_float64(values: Any) -> Array:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim == 0 or len(x) == 0:
+        raise InvalidInputError(f"a block has at least one replica, leading; got shape {x.shape}")
+    return x

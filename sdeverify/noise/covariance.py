@@ -1,0 +1,163 @@
+"""The covariance Sigma(theta) of one noisy gradient, never formed: products, diagonal, increments."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from sdeverify.problems.problem import Problem
+from sdeverify.shapes import Float, Tensor
+
+
+class GradientValues(NamedTuple):
+    """What a step of an SDE needs of the gradient.
+
+    `increment` is dG = (grad f) dt + s F dW; `mean` (grad f) and `variance` (diag Sigma) are
+    there only where they were asked for.
+    """
+
+    increment: Float[Tensor, "replica param"]
+    mean: Float[Tensor, "replica param"] | None
+    variance: Float[Tensor, "replica param"] | None
+
+
+class Covariance(ABC):
+    """Sigma(theta) = F F^T, known through products `F z` with standard normals z."""
+
+    @abstractmethod
+    def dimension(self, problem: Problem) -> int:
+        """The number of normals in z, the columns of F."""
+
+    @abstractmethod
+    def product(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        z: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica param"]:
+        """F(theta) z."""
+
+    @abstractmethod
+    def mean_and_variance(
+        self, problem: Problem, theta: Float[Tensor, "replica param"]
+    ) -> tuple[Tensor, Tensor]:
+        """grad f and diag Sigma, each of shape (replica, param)."""
+
+    @abstractmethod
+    def increment(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        dt: float,
+        intensity: float,
+        dW: Float[Tensor, "replica noise"],
+        with_variance: bool,
+    ) -> GradientValues:
+        """(grad f) dt + intensity F dW, with dW of variance dt, and the moments where asked for."""
+
+
+@dataclass(frozen=True)
+class SampleCovariance(Covariance):
+    """Sigma = (1/N) sum_i (g_i - grad f)(g_i - grad f)^T, with F z = N^(-1/2) sum_i (g_i - grad f) z_i.
+
+    F z is the gradient of one weighted loss, with weights (z_i - mean z)/sqrt(N); so is a whole
+    Euler-Maruyama increment, with weights dt/N + s (dW_i - mean dW)/sqrt(N).
+    """
+
+    def dimension(self, problem: Problem) -> int:
+        return problem.samples
+
+    def product(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        z: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica param"]:
+        return problem.weighted_gradient(theta, centred(z) / math.sqrt(problem.samples))
+
+    def mean_and_variance(
+        self, problem: Problem, theta: Float[Tensor, "replica param"]
+    ) -> tuple[Tensor, Tensor]:
+        weights = theta.new_zeros((theta.shape[0], problem.samples))
+        moments = problem.weighted_moments(theta, weights)
+        return moments.mean, diagonal(moments.mean, moments.second)
+
+    def increment(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        dt: float,
+        intensity: float,
+        dW: Float[Tensor, "replica noise"],
+        with_variance: bool,
+    ) -> GradientValues:
+        n = problem.samples
+        weights = dt / n + (intensity / math.sqrt(n)) * centred(dW)
+        if not with_variance:
+            return GradientValues(problem.weighted_gradient(theta, weights), None, None)
+        moments = problem.weighted_moments(theta, weights)
+        return GradientValues(
+            moments.weighted, moments.mean, diagonal(moments.mean, moments.second)
+        )
+
+
+@dataclass(frozen=True)
+class FactorCovariance(Covariance):
+    """Sigma(theta) = F(theta) F(theta)^T from a factor given as a function or as a constant matrix.
+
+    Args:
+        factor: maps theta `(replica, param)` to F `(replica, param, noise)`.
+        columns: the number of columns of F.
+    """
+
+    factor: Callable[[Tensor], Tensor]
+    columns: int
+
+    def dimension(self, problem: Problem) -> int:
+        return self.columns
+
+    def product(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        z: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica param"]:
+        return torch.einsum("rdm,rm->rd", self.factor(theta), z)
+
+    def mean_and_variance(
+        self, problem: Problem, theta: Float[Tensor, "replica param"]
+    ) -> tuple[Tensor, Tensor]:
+        return problem.gradient(theta), self.factor(theta).square().sum(-1)
+
+    def increment(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        dt: float,
+        intensity: float,
+        dW: Float[Tensor, "replica noise"],
+        with_variance: bool,
+    ) -> GradientValues:
+        mean, variance = self.mean_and_variance(problem, theta)
+        kick = mean * dt + intensity * self.product(problem, theta, dW)
+        return GradientValues(kick, mean, variance)
+
+
+def centred(z: Tensor) -> Tensor:
+    """z minus its mean over the last dimension."""
+    return z - z.mean(-1, keepdim=True)
+
+
+def diagonal(mean: Tensor, second: Tensor) -> Tensor:
+    """diag Sigma = mean g^2 - (mean g)^2, with rounding below 0 removed.
+
+    A difference within rounding of the second moment is 0: constant inputs have no noise.
+    """
+    difference = second - mean.square()
+    floor = 8 * torch.finfo(second.dtype).eps * second
+    return torch.where(difference > floor, difference, torch.zeros_like(difference))

@@ -1,0 +1,117 @@
+"""Gaussian gradient noise: with a factor of its own, or with another noise's covariance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.noise.covariance import Covariance, FactorCovariance
+from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
+from sdeverify.problems.problem import Problem
+from sdeverify.rng import Streams
+from sdeverify.shapes import Float, Tensor
+
+
+class NormalNoise(Noise):
+    """z = F(theta) xi with xi ~ N(0, I): what Gaussian noises share. A draw is the tensor xi."""
+
+    def draw(self, problem: Problem, streams: Streams, k: int) -> Tensor:
+        return streams.normal(self.covariance.dimension(problem))
+
+    def combine(self, coefficients: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
+        return sum(c * d for c, d in zip(coefficients, draws, strict=True))  # type: ignore[return-value]
+
+    def gradient(
+        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Tensor
+    ) -> Float[Tensor, "replica param"]:
+        values = self.covariance.increment(
+            problem, theta, 1.0, self.scale(problem), draw.to(theta.dtype), with_variance=False
+        )
+        return values.increment
+
+
+@dataclass(frozen=True)
+class GaussianNoise(NormalNoise):
+    """g = grad f + sigma F(theta) xi.
+
+    Args:
+        factor: F, a matrix `(param, noise)` or a function theta `(replica, param)` ->
+            `(replica, param, noise)`.
+        sigma: the noise scale.
+        columns: the number of columns of F; needed only where `factor` is a function.
+        nodes: Gauss-Hermite nodes for each noise dimension on the exact route.
+    """
+
+    factor: Tensor | Callable[[Tensor], Tensor]
+    sigma: float = 1.0
+    columns: int | None = None
+    nodes: int = 16
+
+    def __post_init__(self) -> None:
+        if self.sigma < 0:
+            raise InvalidInputError(f"sigma must be >= 0; got {self.sigma}.")
+        if not isinstance(self.factor, Tensor) and self.columns is None:
+            raise InvalidInputError("a factor given as a function needs columns=, its noise dimension.")
+
+    @property
+    def covariance(self) -> Covariance:
+        factor = self.factor
+        if isinstance(factor, Tensor):
+            constant = factor
+            return FactorCovariance(
+                lambda theta: constant.to(theta).expand(theta.shape[0], *constant.shape),
+                constant.shape[1],
+            )
+        assert self.columns is not None
+        return FactorCovariance(factor, self.columns)
+
+    def scale(self, problem: Problem) -> float:
+        return self.sigma
+
+    def describe(self, problem: Problem) -> str:
+        return f"Gaussian noise with a given factor (sigma = {self.sigma:.6g})"
+
+    def atoms(self, problem: Problem) -> Atoms:
+        """Gauss-Hermite nodes, exact for polynomials of degree 2 nodes - 1 in each xi."""
+        columns = self.covariance.dimension(problem)
+        no_atoms_above(200_000, self.nodes**columns, self)
+        points, weights = np.polynomial.hermite_e.hermegauss(self.nodes)
+        weights = weights / math.sqrt(2 * math.pi)
+        options = {"dtype": problem.dtype, "device": problem.device}
+        xi = torch.tensor(list(itertools.product(points, repeat=columns)), **options)
+        chances = torch.tensor(list(itertools.product(weights, repeat=columns)), **options).prod(1)
+        assert isinstance(self.covariance, FactorCovariance)
+        factor = self.covariance.factor
+
+        def gradients(theta: Tensor) -> Tensor:
+            noise = torch.einsum("pdm,am->pad", factor(theta), xi)
+            return problem.gradient(theta).unsqueeze(1) + self.sigma * noise
+
+        return Atoms(chances, gradients)
+
+
+@dataclass(frozen=True)
+class GaussianSurrogate(NormalNoise):
+    """Normal noise with the mean, covariance and scale of another noise.
+
+    One Euler-Maruyama step of length eta of the first-order SDE of SGD is one step of SGD with
+    this noise.
+    """
+
+    of: Noise
+
+    @property
+    def covariance(self) -> Covariance:
+        return self.of.covariance
+
+    def scale(self, problem: Problem) -> float:
+        return self.of.scale(problem)
+
+    def describe(self, problem: Problem) -> str:
+        return f"Gaussian surrogate of {self.of.describe(problem)}"

@@ -1,0 +1,149 @@
+"""Mini-batches of a finite sum: with replacement, without, and in shuffled epochs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.noise.covariance import Covariance, SampleCovariance
+from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
+from sdeverify.problems.problem import Problem
+from sdeverify.rng import Streams
+from sdeverify.shapes import Float, Tensor
+
+MAX_ATOMS = 200_000
+
+
+class Batch(NamedTuple):
+    """Samples and their weights, for each replica: the gradient is sum_j w_j grad l_(i_j)."""
+
+    indices: Tensor
+    weights: Tensor
+
+
+def check_batch_size(batch_size: int, problem: Problem, replacement: bool) -> None:
+    """Refuses an empty batch, and one larger than the data where samples are not put back."""
+    if batch_size < 1 or int(batch_size) != batch_size:
+        raise InvalidInputError(f"batch_size must be a whole number >= 1; got {batch_size}.")
+    if not replacement and batch_size > problem.samples:
+        raise InvalidInputError(
+            f"a batch of {batch_size} without replacement needs as many samples; the problem has "
+            f"{problem.samples}. Use a smaller batch_size or replacement=True."
+        )
+
+
+class FiniteSumNoise(Noise):
+    """What all ways of picking mini-batches share: the sample covariance and weighted batches."""
+
+    batch_size: int
+
+    @property
+    def covariance(self) -> Covariance:
+        return SampleCovariance()
+
+    def combine(self, coefficients: Sequence[float], draws: Sequence[Batch]) -> Batch:
+        return Batch(
+            torch.cat([d.indices for d in draws], 1),
+            torch.cat([c * d.weights for c, d in zip(coefficients, draws, strict=True)], 1),
+        )
+
+    def gradient(
+        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Batch
+    ) -> Float[Tensor, "replica param"]:
+        return problem.weighted_gradient(theta, draw.weights.to(theta.dtype), draw.indices)
+
+    def _equal_weights(self, indices: Tensor) -> Batch:
+        weights = torch.full_like(indices, 1 / self.batch_size, dtype=torch.float64)
+        return Batch(indices, weights)
+
+
+@dataclass(frozen=True)
+class MinibatchNoise(FiniteSumNoise):
+    """Batches drawn afresh at each step.
+
+    With replacement sigma^2 = 1/B; without, sigma^2 = (N - B)/(B (N - 1)).
+
+    Args:
+        batch_size: B.
+        replacement: whether a sample can come twice in one batch.
+    """
+
+    batch_size: int
+    replacement: bool = True
+
+    def scale(self, problem: Problem) -> float:
+        check_batch_size(self.batch_size, problem, self.replacement)
+        n, b = problem.samples, self.batch_size
+        if self.replacement:
+            return 1 / math.sqrt(b)
+        return math.sqrt((n - b) / (b * (n - 1))) if n > 1 else 0.0
+
+    def draw(self, problem: Problem, streams: Streams, k: int) -> Batch:
+        check_batch_size(self.batch_size, problem, self.replacement)
+        if self.replacement:
+            return self._equal_weights(streams.integers(problem.samples, self.batch_size))
+        keys = streams.uniform(problem.samples)
+        return self._equal_weights(keys.topk(self.batch_size, dim=1).indices)
+
+    def describe(self, problem: Problem) -> str:
+        how = "with" if self.replacement else "without"
+        return (
+            f"mini-batches of {self.batch_size} out of {problem.samples} samples, {how} "
+            f"replacement (sigma = {self.scale(problem):.6g})"
+        )
+
+    def atoms(self, problem: Problem) -> Atoms:
+        check_batch_size(self.batch_size, problem, self.replacement)
+        n, b = problem.samples, self.batch_size
+        count = math.comb(n + b - 1, b) if self.replacement else math.comb(n, b)
+        no_atoms_above(MAX_ATOMS, count, self)
+        if self.replacement:
+            picks = list(itertools.combinations_with_replacement(range(n), b))
+            chances = [
+                math.factorial(b) / math.prod(map(math.factorial, Counter(p).values())) / n**b
+                for p in picks
+            ]
+        else:
+            picks = list(itertools.combinations(range(n), b))
+            chances = [1 / count] * count
+        options = {"dtype": problem.dtype, "device": problem.device}
+        mixing = torch.zeros(count, n, **options)  # type: ignore[call-overload]
+        rows = torch.arange(count, device=problem.device).unsqueeze(1).expand(-1, b)
+        columns = torch.tensor(picks, device=problem.device)
+        mixing.index_put_((rows, columns), torch.full_like(mixing[:1, :1], 1 / b), accumulate=True)
+        return Atoms(
+            torch.tensor(chances, **options),  # type: ignore[call-overload]
+            lambda theta: torch.einsum("an,pnd->pad", mixing, problem.per_sample_gradients(theta)),
+        )
+
+
+@dataclass(frozen=True)
+class ShuffledEpochs(FiniteSumNoise):
+    """Each epoch goes once through a fresh permutation of the data, in batches of `batch_size`.
+
+    A last, smaller batch is left out, as a DataLoader with `drop_last=True` does. Its gradients
+    are not independent, so no SDE here is derived from it; it is for the discrete side.
+    """
+
+    batch_size: int
+    independent_steps = False
+
+    def scale(self, problem: Problem) -> float:
+        return MinibatchNoise(self.batch_size, replacement=False).scale(problem)
+
+    def draw(self, problem: Problem, streams: Streams, k: int) -> Batch:
+        check_batch_size(self.batch_size, problem, replacement=False)
+        epoch, position = divmod(k, problem.samples // self.batch_size)
+        order = streams.at(epoch).uniform(problem.samples).argsort(1)
+        first = position * self.batch_size
+        return self._equal_weights(order[:, first : first + self.batch_size])
+
+    def describe(self, problem: Problem) -> str:
+        return f"shuffled epochs of {problem.samples} samples in batches of {self.batch_size}"

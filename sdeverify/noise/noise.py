@@ -1,0 +1,81 @@
+"""What makes a problem's gradient noisy: a scale, a covariance, and how one gradient is drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sdeverify.errors import UnsupportedError
+from sdeverify.noise.covariance import Covariance
+from sdeverify.problems.problem import Problem
+from sdeverify.rng import Streams
+from sdeverify.shapes import Float, Tensor
+
+
+class Atoms(NamedTuple):
+    """A finite distribution of the noisy gradient: weights `(atom,)` that sum to 1, and the values.
+
+    `gradients` maps theta `(point, param)` to the gradients `(point, atom, param)`.
+    """
+
+    weights: Tensor
+    gradients: Callable[[Tensor], Tensor]
+
+
+class Noise(ABC):
+    """g = grad f + sigma z with E z = 0 and cov z = Sigma(theta).
+
+    A *draw* is the randomness of one gradient for each replica, apart from theta: the same draw
+    can be evaluated at any theta, and draws can be combined linearly (SVAG's two batches).
+    """
+
+    independent_steps: bool = True
+    """Whether gradients of different steps are independent, as an SDE supposes."""
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Covariance:
+        """Sigma(theta)."""
+
+    @abstractmethod
+    def scale(self, problem: Problem) -> float:
+        """sigma."""
+
+    @abstractmethod
+    def draw(self, problem: Problem, streams: Streams, k: int) -> Any:
+        """The randomness of the gradients of step k, one for each replica of `streams`."""
+
+    @abstractmethod
+    def combine(self, coefficients: Sequence[float], draws: Sequence[Any]) -> Any:
+        """The draw of sum_j c_j g^(j), for coefficients that sum to 1."""
+
+    @abstractmethod
+    def gradient(
+        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Any
+    ) -> Float[Tensor, "replica param"]:
+        """The noisy gradients of a draw at theta."""
+
+    @abstractmethod
+    def describe(self, problem: Problem) -> str:
+        """The noise in words, with this run's numbers."""
+
+    def atoms(self, problem: Problem) -> Atoms:
+        """The finite distribution of g, for the exact route.
+
+        Raises:
+            UnsupportedError: the noise has no atoms, or more than can be listed.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no finite list of atoms, so the exact route cannot use it. "
+            "Use MinibatchNoise with a small batch of a small finite sum, or GaussianNoise."
+        )
+
+
+def no_atoms_above(limit: int, count: int, noise: Noise) -> None:
+    """Refuses a list of atoms that would not fit into memory."""
+    if count > limit:
+        raise UnsupportedError(
+            f"{type(noise).__name__} has {count} atoms here, more than {limit}: the exact route "
+            "lists them all. Use fewer samples or a smaller batch."
+        )

@@ -1,0 +1,91 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sdeverify.optimizers.adaptive import Adaptive, bias_correction, noise_variance
+from sdeverify.optimizers.optimizer import PerParameter, in_range, only
+from sdeverify.oracle import GradientOracle
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Adaptive):
+    """m+ = b1 m + (1 - b1) g, v+ = b2 v + (1 - b2) g^2, both bias-corrected (torch.optim.Adam, AdamW).
+
+        theta+ = (1 - eta lambda) theta - eta m_hat/(sqrt(v_hat) + epsilon)
+
+    SDE coordinates (theta, m, u = v/sigma^2). Clock t = k eta^2, from a start at t > 0.
+
+    Args:
+        beta1: in [0, 1).
+        beta2: in [0, 1).
+        decoupled_weight_decay: lambda of AdamW.
+    """
+
+    beta1: PerParameter = 0.9
+    beta2: PerParameter = 0.999
+    decoupled_weight_decay: PerParameter = 0.0
+
+    name = "Adam"
+    components = ("theta", "m", "v")
+    sde_components = ("theta", "m", "u")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, "beta1", self.beta1, 0.0, 1.0)
+        in_range(self, "beta2", self.beta2, 0.0, 1.0)
+
+    @property
+    def hyperparameters(self) -> dict[str, PerParameter]:
+        return {
+            "lr": self.learning_rate,
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "eps": self.epsilon,
+            "weight_decay": self.weight_decay,
+            "decoupled_weight_decay": self.decoupled_weight_decay,
+        }
+
+    @property
+    def decay0(self) -> PerParameter:
+        """lambda_0 = lambda/eta, held fixed along the ladder."""
+        return self.decoupled_weight_decay / self.learning_rate
+
+    def step(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
+        g = self.regularised(y, gradient)
+        m = self.beta1 * y["m"] + (1 - self.beta1) * g
+        v = self.beta2 * y["v"] + (1 - self.beta2) * g.square()
+        rate = self.rate(k)
+        root = (v / bias_correction(self.beta2, k)).sqrt()
+        update = m / bias_correction(self.beta1, k) / (root + self.epsilon)
+        theta = y["theta"] * (1 - rate * self.decoupled_weight_decay) - rate * update
+        return {"theta": theta, "m": m, "v": v}
+
+    def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
+        u = y["v"] / noise_variance(oracle, self.name)
+        return State(k / self.refinement, theta=y["theta"], m=y["m"], u=u)
+
+    def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
+        y = only(state.components, self.sde_components, self.name)
+        v = y["u"] * noise_variance(oracle, self.name)
+        return {"theta": y["theta"], "m": y["m"], "v": v}
+
+    def at_level(self, level: float) -> tuple[Adam, float]:
+        return self.at_learning_rate(self.learning_rate / level), level
+
+    def at_learning_rate(self, learning_rate: float) -> Adam:
+        shrink = learning_rate / self.learning_rate
+        return replace(
+            self,
+            learning_rate=learning_rate,
+            beta1=1 - (1 - self.beta1) * shrink**2,
+            beta2=1 - (1 - self.beta2) * shrink**2,
+            epsilon=self.epsilon / shrink,
+            decoupled_weight_decay=self.decoupled_weight_decay * shrink,
+            refinement=self.refinement / shrink**2,
+        )

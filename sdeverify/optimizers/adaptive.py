@@ -1,0 +1,72 @@
+"""What RMSprop and Adam share: the second moment v, its coordinate u = v/sigma^2, and the ladder."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+
+import torch
+
+from sdeverify.errors import UnsupportedError
+from sdeverify.optimizers.optimizer import Optimizer, PerParameter, in_range, zeros_beside
+from sdeverify.oracle import GradientOracle
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Optimizer, ABC):
+    """An optimizer that divides by the root of a running mean of squared gradients.
+
+    Args:
+        epsilon: added to the root.
+        weight_decay: coupled, f -> f + weight_decay |theta|^2 / 2.
+    """
+
+    epsilon: PerParameter = 1e-8
+    weight_decay: PerParameter = 0.0
+
+    refinement_power = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, "epsilon", self.epsilon, 0.0, float("inf"))
+
+    @property
+    def time_per_step(self) -> float:
+        return self.learning_rate**2
+
+    @property
+    def epsilon0(self) -> PerParameter:
+        """epsilon_0 = epsilon eta, held fixed along the ladder."""
+        return self.epsilon * self.learning_rate
+
+    def relaxation(self, beta: PerParameter) -> PerParameter:
+        """c = (1 - beta)/eta^2, held fixed along the ladder."""
+        return (1 - beta) / self.learning_rate**2
+
+    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+        return zeros_beside(theta, self.components)
+
+    def regularised(self, y: Components, gradient: Tensor) -> Tensor:
+        """The gradient of the loss with coupled weight decay."""
+        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
+            return gradient
+        return gradient + self.weight_decay * y["theta"]
+
+
+def noise_variance(oracle: GradientOracle, who: str) -> float:
+    """sigma^2, refused where it is 0: the adaptive SDEs are equations of noise."""
+    if oracle.scale == 0:
+        raise UnsupportedError(
+            f"the SDEs of {who} measure v in units of the noise, u = v/sigma^2; this oracle has "
+            f"sigma = 0 ({oracle.noise.describe(oracle.problem)}). Use batches smaller than the data."
+        )
+    return oracle.scale**2
+
+
+def bias_correction(beta: PerParameter, k: int) -> PerParameter:
+    """1 - beta^(k + 1) after own step k."""
+    if isinstance(beta, Tensor):
+        return 1 - torch.pow(beta, k + 1)
+    return 1 - beta ** (k + 1)

@@ -1,0 +1,132 @@
+"""An optimizer is a pure update rule on ensembles, fed with gradients from outside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.oracle import GradientOracle
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components, State
+
+PerParameter = float | Tensor
+"""A hyperparameter: one number, or one for each parameter, of shape `(param,)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(ABC):
+    """A discrete optimizer.
+
+    Args:
+        learning_rate: eta, the largest of all param groups' (eta_ref), which sets the clock.
+        learning_rate_ratio: the learning rate at a level-1 step in units of `learning_rate`, one
+            number or one for each parameter; None means 1. It carries schedules and param groups.
+        refinement: the optimizer's own steps in one level-1 step (1 unless made by a ladder).
+    """
+
+    learning_rate: float
+    learning_rate_ratio: Callable[[float], PerParameter] | None = None
+    refinement: float = 1.0
+
+    name: ClassVar[str]
+    components: ClassVar[tuple[str, ...]]
+    """The optimizer's own state, in torch's terms: theta and its buffers."""
+    sde_components: ClassVar[tuple[str, ...]]
+    """The same in the SDE's coordinates."""
+    refinement_power: ClassVar[int]
+    """One level-1 step is level**refinement_power own steps at SVAG's `level`."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise InvalidInputError(
+                f"{self.name}: the learning rate must be > 0; got {self.learning_rate}."
+            )
+
+    @property
+    @abstractmethod
+    def time_per_step(self) -> float:
+        """SDE time in one of the optimizer's own steps."""
+
+    @property
+    @abstractmethod
+    def hyperparameters(self) -> dict[str, PerParameter]:
+        """All hyperparameters by torch's names."""
+
+    @abstractmethod
+    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+        """The state that torch starts from: theta and zero buffers."""
+
+    @abstractmethod
+    def step(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
+        """The state after own step k (counted from 0) with the given noisy gradient; y is unchanged."""
+
+    @abstractmethod
+    def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
+        """The state before own step k in the SDE's coordinates."""
+
+    @abstractmethod
+    def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
+        """The inverse of `to_sde`."""
+
+    @abstractmethod
+    def at_level(self, level: float) -> tuple[Optimizer, float]:
+        """The optimizer at SVAG's `level` and the amplification of its noise: the same SDE."""
+
+    @abstractmethod
+    def at_learning_rate(self, learning_rate: float) -> Optimizer:
+        """The optimizer of the learning-rate ladder, with the SDE's own constants held fixed."""
+
+    def own_step(self, step: float) -> int:
+        """The own step at a level-1 step; refused where that is not a whole number."""
+        own = step * self.refinement
+        nearest = round(own)
+        if abs(own - nearest) > 1e-9 * max(1.0, abs(own)):
+            raise InvalidInputError(
+                f"step {step:g} is {own:.6g} steps of {self.name} refined {self.refinement:.6g} "
+                "times, not a whole number. Compare at steps where it is whole, or use other levels."
+            )
+        return nearest
+
+    def ratio(self, step: float) -> PerParameter:
+        """The learning rate in units of `learning_rate` at a level-1 step."""
+        return 1.0 if self.learning_rate_ratio is None else self.learning_rate_ratio(step)
+
+    def rate(self, k: int) -> PerParameter:
+        """The learning rate of own step k."""
+        if self.learning_rate_ratio is None:
+            return self.learning_rate
+        return self.learning_rate * self.learning_rate_ratio(k / self.refinement)
+
+
+def in_range(
+    optimizer: Optimizer, name: str, value: PerParameter, low: float, high: float, closed: bool = False
+) -> None:
+    """Refuses a hyperparameter outside [low, high), or [low, high] where `closed`."""
+    lowest = float(value.min()) if isinstance(value, Tensor) else value
+    highest = float(value.max()) if isinstance(value, Tensor) else value
+    if lowest < low or highest > high or (highest == high and not closed):
+        end = "]" if closed else ")"
+        raise InvalidInputError(
+            f"{optimizer.name}: {name} must lie in [{low:g}, {high:g}{end}; got {value}."
+        )
+
+
+def zeros_beside(theta: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """theta with zero buffers for the other names."""
+    return {n: theta if n == "theta" else theta.new_zeros(theta.shape) for n in names}
+
+
+def only(components: Mapping[str, Tensor], names: tuple[str, ...], who: str) -> dict[str, Tensor]:
+    """The named components, or a refusal that says which is missing."""
+    missing = [n for n in names if n not in components]
+    if missing:
+        raise InvalidInputError(
+            f"{who} needs the state components {names}; missing: {', '.join(missing)}. Start from "
+            "warm_up(...), start_from_torch(...) or State(step, ...) with all of them."
+        )
+    return {n: components[n] for n in names}

@@ -1,0 +1,75 @@
+"""RMSprop, with torch's and with the paper's placement of v."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sdeverify.optimizers.adaptive import Adaptive, noise_variance
+from sdeverify.optimizers.optimizer import PerParameter, in_range, only
+from sdeverify.oracle import GradientOracle
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Adaptive):
+    """v+ = beta v + (1 - beta) g^2, theta+ = theta - eta g/(sqrt(v_bar) + epsilon).
+
+    SDE coordinates (theta, u = v/sigma^2). Clock t = k eta^2.
+
+    Args:
+        beta: torch's `alpha`, in [0, 1).
+        old_v: False for torch's v_bar = v+, True for v_bar = v (Malladi et al. 2022). Both have
+            the same SDE.
+    """
+
+    beta: PerParameter = 0.99
+    old_v: bool = False
+
+    name = "RMSprop"
+    components = ("theta", "v")
+    sde_components = ("theta", "u")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, "beta", self.beta, 0.0, 1.0)
+
+    @property
+    def hyperparameters(self) -> dict[str, PerParameter]:
+        return {
+            "lr": self.learning_rate,
+            "alpha": self.beta,
+            "eps": self.epsilon,
+            "weight_decay": self.weight_decay,
+            "old_v": self.old_v,
+        }
+
+    def step(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
+        g = self.regularised(y, gradient)
+        v = self.beta * y["v"] + (1 - self.beta) * g.square()
+        root = (y["v"] if self.old_v else v).sqrt()
+        return {"theta": y["theta"] - self.rate(k) * g / (root + self.epsilon), "v": v}
+
+    def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
+        return State(
+            k / self.refinement, theta=y["theta"], u=y["v"] / noise_variance(oracle, self.name)
+        )
+
+    def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
+        y = only(state.components, self.sde_components, self.name)
+        return {"theta": y["theta"], "v": y["u"] * noise_variance(oracle, self.name)}
+
+    def at_level(self, level: float) -> tuple[RMSprop, float]:
+        return self.at_learning_rate(self.learning_rate / level), level
+
+    def at_learning_rate(self, learning_rate: float) -> RMSprop:
+        shrink = learning_rate / self.learning_rate
+        return replace(
+            self,
+            learning_rate=learning_rate,
+            beta=1 - (1 - self.beta) * shrink**2,
+            epsilon=self.epsilon / shrink,
+            refinement=self.refinement / shrink**2,
+        )

@@ -1,0 +1,158 @@
+"""Stochastic gradient descent, with momentum in two coordinates."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from dataclasses import dataclass, replace
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.optimizers.optimizer import Optimizer, PerParameter, in_range, only, zeros_beside
+from sdeverify.oracle import GradientOracle
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GradientDescent(Optimizer, ABC):
+    """What SGD with and without momentum share.
+
+    Args:
+        weight_decay: coupled, f -> f + weight_decay |theta|^2 / 2.
+    """
+
+    weight_decay: PerParameter = 0.0
+
+    def regularised(self, y: Components, gradient: Tensor) -> Tensor:
+        """The gradient of the loss with coupled weight decay."""
+        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
+            return gradient
+        return gradient + self.weight_decay * y["theta"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(_GradientDescent):
+    """theta+ = theta - eta g (torch.optim.SGD without momentum). Clock t = k eta."""
+
+    name = "SGD"
+    components = ("theta",)
+    sde_components = ("theta",)
+    refinement_power = 1
+
+    @property
+    def time_per_step(self) -> float:
+        return self.learning_rate
+
+    @property
+    def hyperparameters(self) -> dict[str, PerParameter]:
+        return {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+
+    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+        return {"theta": theta}
+
+    def step(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
+        return {"theta": y["theta"] - self.rate(k) * self.regularised(y, gradient)}
+
+    def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
+        return State(k / self.refinement, theta=y["theta"])
+
+    def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
+        return only(state.components, ("theta",), self.name)
+
+    def at_level(self, level: float) -> tuple[SGD, float]:
+        return self.at_learning_rate(self.learning_rate / level), math.sqrt(level)
+
+    def at_learning_rate(self, learning_rate: float) -> SGD:
+        refinement = self.refinement * self.learning_rate / learning_rate
+        return replace(self, learning_rate=learning_rate, refinement=refinement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGDMomentum(_GradientDescent):
+    """b+ = mu b + (1 - d) g, theta+ = theta - eta b+ (torch.optim.SGD with momentum).
+
+    SDE coordinates (theta, p), p = -h b/(1 - d), h = sqrt(eta (1 - d)), mu = 1 - gamma h. Clock
+    t = k h. As in torch, the very first buffer is b = g, undamped.
+
+    Args:
+        momentum: mu in [0, 1).
+        dampening: d in [0, 1).
+        nesterov: theta+ = theta - eta (g + mu b+) instead; it needs d = 0.
+    """
+
+    momentum: PerParameter
+    dampening: float = 0.0
+    nesterov: bool = False
+
+    name = "SGD with momentum"
+    components = ("theta", "momentum_buffer")
+    sde_components = ("theta", "p")
+    refinement_power = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, "momentum", self.momentum, 0.0, 1.0)
+        in_range(self, "dampening", self.dampening, 0.0, 1.0)
+        if self.nesterov and self.dampening:
+            raise InvalidInputError(
+                f"{self.name}: nesterov needs dampening = 0, as in torch; got {self.dampening}."
+            )
+
+    @property
+    def time_per_step(self) -> float:
+        return math.sqrt(self.learning_rate * (1 - self.dampening))
+
+    @property
+    def friction(self) -> PerParameter:
+        """gamma = (1 - mu)/h, held fixed along every ladder."""
+        return (1 - self.momentum) / self.time_per_step
+
+    @property
+    def hyperparameters(self) -> dict[str, PerParameter]:
+        return {
+            "lr": self.learning_rate,
+            "momentum": self.momentum,
+            "dampening": self.dampening,
+            "nesterov": self.nesterov,
+            "weight_decay": self.weight_decay,
+        }
+
+    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+        return zeros_beside(theta, self.components)
+
+    def step(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
+        g = self.regularised(y, gradient)
+        fresh = 1.0 if k == 0 else 1 - self.dampening
+        buffer = self.momentum * y["momentum_buffer"] + fresh * g
+        update = g + self.momentum * buffer if self.nesterov else buffer
+        return {"theta": y["theta"] - self.rate(k) * update, "momentum_buffer": buffer}
+
+    def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
+        factor = -self.time_per_step / (1 - self.dampening)
+        return State(k / self.refinement, theta=y["theta"], p=factor * y["momentum_buffer"])
+
+    def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
+        y = only(state.components, self.sde_components, self.name)
+        if self.dampening and state.step == 0 and self.refinement != 1:
+            raise InvalidInputError(
+                "a damped run starts from a state with a buffer, since torch does not damp its very "
+                "first gradient; got a start at step 0. Use warm_up(...) first."
+            )
+        factor = -(1 - self.dampening) / self.time_per_step
+        return {"theta": y["theta"], "momentum_buffer": factor * y["p"]}
+
+    def at_level(self, level: float) -> tuple[SGDMomentum, float]:
+        return self.at_learning_rate(self.learning_rate / level**2), math.sqrt(level)
+
+    def at_learning_rate(self, learning_rate: float) -> SGDMomentum:
+        shrink = math.sqrt(learning_rate / self.learning_rate)
+        return replace(
+            self,
+            learning_rate=learning_rate,
+            momentum=1 - (1 - self.momentum) * shrink,
+            refinement=self.refinement / shrink,
+        )

@@ -1,0 +1,160 @@
+"""A problem is a mean of per-sample losses, f(theta) = (1/N) sum_i l_i(theta), on ensembles."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.func import grad, vmap
+
+from sdeverify.shapes import Float, Int, Tensor
+
+
+class WeightedMoments(NamedTuple):
+    """What one pass over samples tells: sum_i w_i g_i, mean_i g_i and mean_i g_i^2."""
+
+    weighted: Float[Tensor, "replica param"]
+    mean: Float[Tensor, "replica param"]
+    second: Float[Tensor, "replica param"]
+
+
+class Problem(ABC):
+    """f(theta) = (1/N) sum_i l_i(theta); replicas are the leading dimension of every tensor.
+
+    Where `indices` is given, the samples are those of each replica's own subset (with
+    repetitions), and means are over that subset; without it they are over all N samples.
+    """
+
+    dim: int
+    """Number of parameters d."""
+    samples: int
+    """Number of samples N."""
+    dtype: torch.dtype
+    device: torch.device
+
+    @abstractmethod
+    def losses(
+        self,
+        theta: Float[Tensor, "replica param"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica n"]:
+        """l_i(theta) for each sample."""
+
+    @abstractmethod
+    def weighted_gradient(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica param"]:
+        """sum_i w_i grad l_i(theta): one backward pass."""
+
+    @abstractmethod
+    def weighted_moments(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> WeightedMoments:
+        """The weighted gradient together with mean and second moment of the per-sample gradients."""
+
+    @abstractmethod
+    def per_sample_gradients(
+        self,
+        theta: Float[Tensor, "replica param"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica n param"]:
+        """grad l_i(theta) for each sample: n d numbers a replica, for small problems and checks."""
+
+    @abstractmethod
+    def squared_gradient_drift(
+        self, theta: Float[Tensor, "replica param"]
+    ) -> Float[Tensor, "replica param"]:
+        """grad (|grad f|^2 / 2) = (Hessian of f) grad f, for the second-order SDE of SGD."""
+
+    def loss(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, " replica"]:
+        """f(theta)."""
+        return self.losses(theta).mean(-1)
+
+    def gradient(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+        """grad f(theta)."""
+        weights = theta.new_full((theta.shape[0], self.samples), 1 / self.samples)
+        return self.weighted_gradient(theta, weights)
+
+
+@dataclass(frozen=True)
+class FunctionProblem(Problem):
+    """A problem given by a function of one parameter vector, differentiated by `torch.func`.
+
+    Args:
+        function: maps theta of shape `(param,)` to the losses of all samples, shape `(sample,)`.
+        dim: number of parameters.
+        samples: number of samples.
+
+    Meant for small problems, where computing every sample's loss for every batch costs nothing.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    dim: int
+    samples: int
+    dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")
+
+    def losses(
+        self,
+        theta: Float[Tensor, "replica param"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica n"]:
+        every = vmap(self.function)(theta)
+        return every if indices is None else every.gather(1, indices)
+
+    def weighted_gradient(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica param"]:
+        if indices is not None:
+            full = weights.new_zeros((theta.shape[0], self.samples))
+            weights = full.scatter_add(1, indices, weights)
+        return vmap(grad(lambda x, w: (w * self.function(x)).sum()))(theta, weights)
+
+    def weighted_moments(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> WeightedMoments:
+        return moments_from_per_sample(self.per_sample_gradients(theta, indices), weights)
+
+    def per_sample_gradients(
+        self,
+        theta: Float[Tensor, "replica param"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica n param"]:
+        each = vmap(torch.func.jacrev(self.function))(theta)
+        if indices is None:
+            return each
+        return each.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
+
+    def squared_gradient_drift(
+        self, theta: Float[Tensor, "replica param"]
+    ) -> Float[Tensor, "replica param"]:
+        def half_square(x: Tensor) -> Tensor:
+            return 0.5 * grad(lambda z: self.function(z).mean())(x).square().sum()
+
+        return vmap(grad(half_square))(theta)
+
+
+def moments_from_per_sample(
+    gradients: Float[Tensor, "replica n param"], weights: Float[Tensor, "replica n"]
+) -> WeightedMoments:
+    """The moments of `Problem.weighted_moments` from gradients that are already there."""
+    return WeightedMoments(
+        torch.einsum("rn,rnd->rd", weights, gradients),
+        gradients.mean(1),
+        gradients.square().mean(1),
+    )

@@ -1,0 +1,178 @@
+"""What a domain says of each state coordinate: periodic, an interval, or a box that is found."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
+
+FEWEST_POINTS = 8
+
+
+class Axis(ABC):
+    """One state coordinate's domain, and how many grid points it gets."""
+
+    points: int
+
+    @property
+    def box_is_found(self) -> bool:
+        """Whether the grid follows the dynamics, instead of being the same at all times."""
+        return False
+
+    @abstractmethod
+    def grid(self, low: float, high: float) -> Grid:
+        """The grid in the chart; `low` and `high` are read only where the box is found."""
+
+    def chart(self, x: Array) -> Array:
+        """The coordinate in which the grid is laid out."""
+        return x
+
+    def value(self, s: Array) -> Array:
+        """The inverse of `chart`."""
+        return s
+
+    @abstractmethod
+    def coarser(self) -> Axis:
+        """The axis of the comparison that gives the bound: fewer points, a narrower box."""
+
+
+@dataclass(frozen=True)
+class Periodic(Axis):
+    """A coordinate on a circle: Fourier grid.
+
+    Args:
+        points: number of grid points.
+        length: the period.
+    """
+
+    points: int = 64
+    length: float = 2 * math.pi
+
+    def __post_init__(self) -> None:
+        check_points(self)
+        if not 0 < self.length < math.inf:
+            raise InvalidInputError(f"a period is positive and finite; got length={self.length}.")
+
+    def grid(self, low: float, high: float) -> Grid:
+        return FourierGrid(self.length, self.points)
+
+    def coarser(self) -> Periodic:
+        return replace(self, points=fewer(self.points))
+
+
+@dataclass(frozen=True)
+class Interval(Axis):
+    """A coordinate that stays between `low` and `high`: Chebyshev grid.
+
+    The optimizer must map the interval into itself; that is checked before the work.
+    """
+
+    low: float
+    high: float
+    points: int = 48
+
+    def __post_init__(self) -> None:
+        check_points(self)
+        if not -math.inf < self.low < self.high < math.inf:
+            raise InvalidInputError(
+                f"an Interval needs finite low < high; got low={self.low}, high={self.high}."
+            )
+
+    def grid(self, low: float, high: float) -> Grid:
+        return ChebyshevGrid(self.low, self.high, self.points)
+
+    def coarser(self) -> Interval:
+        return replace(self, points=fewer(self.points))
+
+
+@dataclass(frozen=True)
+class Moving(Axis):
+    """A coordinate on the line, on a box that follows the dynamics: Chebyshev grid.
+
+    Args:
+        points: number of grid points.
+        width: standard deviations to each side of the range of conditional means. Functions are
+            continued beyond the box as polynomials, so nothing is clipped.
+    """
+
+    points: int = 32
+    width: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_points(self)
+        check_width(self.width)
+
+    @property
+    def box_is_found(self) -> bool:
+        return True
+
+    def grid(self, low: float, high: float) -> Grid:
+        return moving_grid(low, high, self.points)
+
+    def coarser(self) -> Moving:
+        return replace(self, points=fewer(self.points), width=0.9 * self.width)
+
+
+@dataclass(frozen=True)
+class Positive(Axis):
+    """A positive coordinate such as u, on a box that follows the dynamics: Chebyshev in its root.
+
+    Arguments as for `Moving`.
+    """
+
+    points: int = 24
+    width: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_points(self)
+        check_width(self.width)
+
+    @property
+    def box_is_found(self) -> bool:
+        return True
+
+    def grid(self, low: float, high: float) -> Grid:
+        return moving_grid(low, high, self.points)
+
+    def chart(self, x: Array) -> Array:
+        return np.sqrt(x)
+
+    def value(self, s: Array) -> Array:
+        return s**2
+
+    def coarser(self) -> Positive:
+        return replace(self, points=fewer(self.points), width=0.9 * self.width)
+
+
+def moving_grid(low: float, high: float, points: int) -> Grid:
+    """A Chebyshev grid, or a single point where the box has no width."""
+    if high - low <= 1e-13 * max(abs(low), abs(high)):
+        return ChebyshevGrid(0.5 * (low + high), 0.5 * (low + high), 1)
+    return ChebyshevGrid(low, high, points)
+
+
+def fewer(points: int) -> int:
+    """The coarser grid's points: an eighth fewer, at least two."""
+    return points - max(2, points // 8)
+
+
+def check_points(axis: Axis) -> None:
+    """Refuses a number of points that is not whole or below four."""
+    if int(axis.points) != axis.points or axis.points < 4:
+        raise InvalidInputError(
+            f"{type(axis).__name__}(points={axis.points}) is too coarse a grid; give a whole "
+            f"number of at least {FEWEST_POINTS} points."
+        )
+
+
+def check_width(width: float) -> None:
+    """Refuses a box narrower than four standard deviations to each side."""
+    if not 4 <= width <= 40:
+        raise InvalidInputError(
+            f"width is the half-width of a box in standard deviations, between 4 and 40; got {width}."
+        )

@@ -1,0 +1,251 @@
+"""The report's figures, as matplotlib Figures that nothing else knows of (no pyplot)."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from sdeverify.report.formatting import level, order_with_interval, plain
+from sdeverify.report.ladder_plot import draw_ladder, label_steps, legend_handles
+from sdeverify.report.points import RESOLUTION
+from sdeverify.report.results import Comparison, Results, read_comparison, read_results
+from sdeverify.report.sentences import VERDICT_SIGNS, headline
+from sdeverify.report.style import (
+    EXACT,
+    INK,
+    MUTED,
+    SDE,
+    VERDICT_COLOURS,
+    heading,
+    panels,
+    ramp,
+    style,
+)
+
+Array = NDArray[np.float64]
+
+
+def figure_errors(child: xr.DataTree | Comparison) -> Figure:
+    """|Weak error| against the ladder's step, a panel an observable, at the last compared step.
+
+    Raises:
+        InvalidInputError: the comparison lacks groups, variables or attributes.
+    """
+    c = _comparison(child)
+    with style():
+        figure, made = panels(len(c.observables), 2.35)
+        for i, ((axes,), name) in enumerate(zip(made, c.observables, strict=True)):
+            _ladder_panel(axes, c, name)
+            order = c.order.sel(observable=name, step=c.last_step)
+            verdict = str(order["verdict"].item())
+            heading(
+                axes, _title(c, name), _order_text(order), VERDICT_COLOURS.get(verdict, MUTED)
+            )
+            label_steps(axes, _steps(c), c.errors, named=i >= len(made) - 3)
+            if i % 3 == 0:
+                axes.set_ylabel("|weak error|")
+        handles = legend_handles(c.claimed_order, c.flow_errors is not None, _has_exact(c))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def figure_moments(child: xr.DataTree | Comparison) -> Figure:
+    """Mean and standard deviation over time, both sides, a pair of panels an observable.
+
+    Raises:
+        InvalidInputError: the comparison lacks groups, variables or attributes.
+    """
+    c = _comparison(child)
+    with style():
+        figure, made = panels(len(c.observables), 2.75, split=(2.0, 1.1))
+        for i, ((top, bottom), name) in enumerate(zip(made, c.observables, strict=True)):
+            heading(top, _title(c, name))
+            for chain, colour in zip(c.chains, ramp(c.rungs), strict=True):
+                one = chain.sel(observable=name)
+                x = _abscissa(c, chain)
+                _band(top, x, one["mean"].values, one["standard_error"].values, colour)
+                bottom.plot(x, deviation(one), color=colour, lw=1.2)
+            for path, colour in zip(c.paths, _path_colours(c), strict=True):
+                one = path.sel(observable=name)
+                mean, error = _extrapolated(one)
+                x = _abscissa(c, path)
+                _band(top, x, mean, error, colour, ls=(0, (3, 1.6)), zorder=6)
+                bottom.plot(x, deviation(one), color=colour, lw=1.4, ls=(0, (3, 1.6)), zorder=6)
+            if i >= len(made) - 3:
+                bottom.set_xlabel(_time_label(c))
+            if i % 3 == 0:
+                top.set_ylabel("mean")
+                bottom.set_ylabel("std. dev.")
+        handles = [*_rung_handles(c), Line2D([], [], color=SDE, ls=(0, (3, 1.6)), label="SDE")]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    return figure
+
+
+def figure_signed_errors(child: xr.DataTree | Comparison) -> Figure:
+    """Signed weak error over time for each rung, with bands of 2 standard errors.
+
+    Raises:
+        InvalidInputError: the comparison lacks groups, variables or attributes.
+    """
+    c = _comparison(child)
+    with style():
+        figure, made = panels(len(c.observables), 2.1)
+        for i, ((axes,), name) in enumerate(zip(made, c.observables, strict=True)):
+            heading(axes, _title(c, name))
+            axes.axhline(0, color=INK, lw=0.8, zorder=2)
+            for rung, colour in enumerate(ramp(c.rungs)):
+                one = c.errors.isel(rung=rung).sel(observable=name)
+                error, se = one["error"].values, one["standard_error"].values
+                _band(axes, _abscissa(c, c.errors), error, se, colour, marker=".", ms=4)
+            if i >= len(made) - 3:
+                axes.set_xlabel(_time_label(c))
+            if i % 3 == 0:
+                axes.set_ylabel(r"E chain $-$ E SDE")
+        handles = _rung_handles(c)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    return figure
+
+
+def summary_figure(results: xr.DataTree | Results) -> Figure:
+    """Error against step for all comparisons side by side, one observable each.
+
+    Raises:
+        InvalidInputError: the results lack groups, variables or attributes.
+    """
+    r = results if isinstance(results, Results) else read_results(results)
+    columns = 4 if len(r.comparisons) == 4 else 3
+    with style():
+        figure, made = panels(len(r.comparisons), 2.75, columns=columns)
+        for i, ((axes,), c) in enumerate(zip(made, r.comparisons, strict=True)):
+            head = headline(c)
+            _ladder_panel(axes, c, head.observable)
+            order = c.order.sel(observable=head.observable, step=head.step)
+            sign = VERDICT_SIGNS.get(head.verdict, "")
+            heading(
+                axes,
+                c.title,
+                f"{_order_text(order, verdict=False)}\n{sign} {head.verdict}".strip(),
+                VERDICT_COLOURS.get(head.verdict, MUTED),
+            )
+            axes.set_title(axes.get_title(loc="left"), loc="left", pad=25)
+            label_steps(axes, _steps(c), c.errors, named=False)
+            axes.set_xlabel(_short_step_label(axes, _steps(c)))
+            axes.set_ylabel(f"|weak error| of {head.observable}".replace("$", r"\$"))
+        claims = {c.claimed_order for c in r.comparisons}
+        flow = any(c.flow_errors is not None for c in r.comparisons)
+        exact = any(_has_exact(c) for c in r.comparisons)
+        handles = legend_handles(max(claims), flow, exact)
+        if len(claims) > 1:
+            handles[4].set_label("claimed slope")
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def deviation(ensemble: xr.Dataset) -> Array:
+    """Standard deviation over replicas at each step, of one observable; a path's finest dt."""
+    mean, comoment = ensemble["block_mean"], ensemble["block_comoment"]
+    if "substeps" in mean.dims:
+        mean = mean.isel(substeps=-1)
+        comoment = comoment.isel(substeps=-1, substeps_bis=-1)
+    count = ensemble["block_count"]
+    total = float(count.sum())
+    centre = (count * mean).sum("block") / total
+    squares = comoment.sum("block") + (count * (mean - centre) ** 2).sum("block")
+    return np.asarray(np.sqrt(squares.values / max(total - 1, 1)), dtype=np.float64)
+
+
+def _comparison(child: xr.DataTree | Comparison) -> Comparison:
+    return child if isinstance(child, Comparison) else read_comparison(child)
+
+
+def _ladder_panel(axes: Axes, c: Comparison, name: str) -> None:
+    """One observable's ladder at the last compared step, with gradient flow and exact values."""
+    errors = c.errors.sel(observable=name).sel(step=c.last_step, method="nearest")
+    flow = None
+    if c.flow_errors is not None and name in c.flow_errors["observable"].values:
+        flow = c.flow_errors.sel(observable=name).sel(step=c.last_step, method="nearest")
+    order = c.order.sel(observable=name, step=c.last_step)
+    draw_ladder(axes, _steps(c), errors, order, c.claimed_order, flow)
+    if c.exact is not None and _has_exact(c) and name in c.exact["observable"].values:
+        exact = c.exact.sel(observable=name).sel(step=c.last_step, method="nearest")
+        steps = exact["time_per_step"].values
+        axes.plot(steps, np.abs(exact["error"].values), "x", color=EXACT, ms=6, zorder=6)
+
+
+def _has_exact(c: Comparison) -> bool:
+    return c.exact is not None and "rung" in c.exact.dims and "time_per_step" in c.exact.coords
+
+
+def _steps(c: Comparison) -> Array:
+    return np.asarray(c.errors["time_per_step"].values, dtype=np.float64)
+
+
+def _title(c: Comparison, name: str) -> str:
+    return f"{name} (outside the theorem)" if name in c.outside_theorem else name
+
+
+def _order_text(order: xr.Dataset, verdict: bool = True) -> str:
+    ends = (float(order[k].item()) for k in ("order", "order_low", "order_high"))
+    text = order_with_interval(*ends)
+    found = str(order["verdict"].item())
+    said = f"order {text}" if any(ch.isdigit() for ch in text) else "order not resolved"
+    return f"{said}  {VERDICT_SIGNS.get(found, '')} {found}" if verdict else said
+
+
+def _short_step_label(axes: Axes, steps: Array) -> str:
+    power = int(np.floor(np.log10(steps.max())))
+    return f"time per step  [$10^{{{power}}}$]" if power < -2 or power > 2 else "time per step"
+
+
+def _band(
+    axes: Axes, x: Array, mean: Array, error: Array, colour: str, **line: object
+) -> None:
+    axes.fill_between(
+        x, mean - RESOLUTION * error, mean + RESOLUTION * error, color=colour, alpha=0.16, lw=0
+    )
+    axes.plot(x, mean, color=colour, **{"lw": 1.2, **line})  # type: ignore[arg-type]
+
+
+def _extrapolated(path: xr.Dataset) -> tuple[Array, Array]:
+    if "extrapolated" in path:
+        return path["extrapolated"].values, path["extrapolated_standard_error"].values
+    finest = path.isel(substeps=-1) if "substeps" in path.dims else path
+    return finest["mean"].values, finest["standard_error"].values
+
+
+def _abscissa(c: Comparison, ds: xr.Dataset) -> Array:
+    """Level-1 steps along SVAG levels; SDE time along learning rates, whose steps differ."""
+    if c.ladder == "learning_rate" and "time" in ds.coords:
+        return np.asarray(ds["time"].values, dtype=np.float64)
+    return np.asarray(ds["step"].values, dtype=np.float64)
+
+
+def _time_label(c: Comparison) -> str:
+    if c.ladder == "learning_rate" and "time" in c.errors.coords:
+        return "SDE time $t$"
+    return "optimizer step (level 1)"
+
+
+def _path_colours(c: Comparison) -> list[str]:
+    return ramp(len(c.paths), dark=SDE, light="#f0b08a")
+
+
+def _rung_handles(c: Comparison) -> list[Line2D]:
+    coordinate = "level" if "level" in c.errors.coords else "learning_rate"
+    labels = []
+    for rung in range(c.rungs):
+        if coordinate not in c.errors.coords:
+            labels.append(f"chain, step {plain(float(_steps(c)[rung]), 3)}")
+            continue
+        value = float(c.errors[coordinate].values[rung])
+        said = f"level {level(value)}" if coordinate == "level" else f"rate {plain(value, 3)}"
+        labels.append(f"chain, {said}")
+    colours = ramp(c.rungs)
+    return [
+        Line2D([], [], color=colour, lw=1.6, label=label)
+        for colour, label in zip(colours, labels, strict=True)
+    ]

@@ -1,0 +1,91 @@
+"""LaTeX equations as MathML: they need no network, no script and no fonts of ours."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+_OPEN, _CLOSE = "{[(", "}])"
+
+
+def aligned_at_relation(equation: str) -> tuple[str, str]:
+    """An equation cut before its relation: at `&` if it has one, else at its first outer `=`.
+
+    The second part is empty where there is neither.
+    """
+    depth = 0
+    for i, character in enumerate(equation):
+        if i and equation[i - 1] == "\\":
+            continue
+        if character == "&":
+            return equation[:i].strip(), equation[i + 1 :].replace("&", "").strip()
+        depth += (character in _OPEN) - (character in _CLOSE)
+    depth = 0
+    for i, character in enumerate(equation):
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if character == "=" and depth == 0:
+            return equation[:i].strip(), equation[i:].strip()
+    return equation.strip(), ""
+
+
+def display(equations: Sequence[str]) -> str:
+    """A block of equations, aligned at their relations, as one MathML element."""
+    rows = []
+    for equation in equations:
+        left, right = aligned_at_relation(equation)
+        rows.append(
+            f'<mtr><mtd style="text-align:right">{_inner(left)}</mtd>'
+            f'<mtd style="text-align:left">{_inner(right)}</mtd></mtr>'
+        )
+    return (
+        '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block" class="sde" '
+        f'aria-label="{html.escape("; ".join(equations))}"><mtable>{"".join(rows)}</mtable></math>'
+    )
+
+
+def inline(equation: str) -> str:
+    """One expression in running text."""
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML">{_inner(equation)}</math>'
+
+
+def aligned_latex(equations: Sequence[str]) -> str:
+    """The same block as LaTeX, for Markdown: an `aligned` environment."""
+    cut = [aligned_at_relation(equation) for equation in equations]
+    rows = [f"{left} & {right}" if right else left for left, right in cut]
+    return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
+
+
+def _inner(latex: str) -> str:
+    """The `<mrow>` of one expression; LaTeX that cannot be converted stands as it is."""
+    from latex2mathml.converter import convert
+
+    if not latex:
+        return "<mrow></mrow>"
+    upright = re.sub(r"\\mathrm\{(\w)\}|\\mathrm (\w)", r"\\text{\1\2}", latex)
+    upright = upright.replace("\\displaystyle", "")
+    try:
+        converted: str = convert(upright, display="block")
+    except Exception:
+        return f"<mtext>{html.escape(latex)}</mtext>"
+    body = re.sub(r"^<math[^>]*>|</math>$", "", converted)
+    return re.sub(r"<mtext>(\w)</mtext>", r'<mi mathvariant="normal">\1</mi>', body)
+
+
+_GREEK = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi pi rho sigma "
+    "tau phi chi psi omega Sigma Gamma Delta Theta Lambda Omega"
+).split()
+
+
+def symbol_latex(name: str) -> str | None:
+    """LaTeX of a plain symbol such as `sigma0`, `c_2` or `eta`; None where it is a word."""
+    found = re.fullmatch(r"([A-Za-z]+?)_?(\d*)", name)
+    if found is None:
+        return None
+    letters, digits = found.groups()
+    if letters in _GREEK:
+        letters = "\\varepsilon" if letters == "epsilon" else f"\\{letters}"
+    elif len(letters) > 1:
+        return None
+    return f"{letters}_{{{digits}}}" if digits else letters

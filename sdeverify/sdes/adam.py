@@ -1,0 +1,126 @@
+"""The SDE of Adam and AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.optimizers.adam import Adam as DiscreteAdam
+from sdeverify.optimizers.adaptive import noise_variance
+from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.oracle import GradientOracle
+from sdeverify.sdes.adaptive import AdaptiveSDE
+from sdeverify.sdes.description import Description, number
+from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
+
+
+@dataclass(frozen=True)
+class Adam(AdaptiveSDE):
+    """d theta = -(sqrt(gamma_2)/gamma_1) P^(-1) m dt - lambda_0 theta dt, from t > 0.
+
+        dm = c1 (grad f - m) dt + sigma_0 c1 Sigma^(1/2) dW,    du = c2 (diag Sigma - u) dt
+
+    P = sigma_0 sqrt(u) + epsilon_0 sqrt(gamma_2), gamma_i = 1 - exp(-c_i t), clock t = k eta^2.
+    Weak order 1 in eta^2 along sigma = sigma_0/eta (Malladi et al. 2022, theorem 4.5). AdamW has
+    lambda_0 = lambda/eta > 0.
+
+    Args:
+        c1: (1 - beta1)/eta^2.
+        decay0: lambda_0.
+    """
+
+    c1: PerParameter = 0.0
+    decay0: PerParameter = 0.0
+
+    components = ("theta", "m", "u")
+
+    @classmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle, keep_signal: bool = False) -> Adam:
+        requires(optimizer, DiscreteAdam, cls)
+        variance = noise_variance(oracle, optimizer.name)
+        return cls(
+            oracle,
+            optimizer.time_per_step * optimizer.refinement,
+            oracle.scale * optimizer.learning_rate,
+            optimizer.epsilon0,
+            optimizer.relaxation(optimizer.beta2),
+            optimizer.weight_decay,
+            1 / variance if keep_signal else 0.0,
+            optimizer.relaxation(optimizer.beta1),
+            optimizer.decay0,
+            learning_rate_ratio=optimizer.learning_rate_ratio,
+        )
+
+    @property
+    def constants(self) -> Mapping[str, PerParameter]:
+        return {**self.shared_constants, "c1": self.c1, "decay0": self.decay0}
+
+    def direction(self, t: float, y: Components) -> Tensor:
+        """d theta/dt."""
+        if not t > 0:
+            raise InvalidInputError(
+                f"Adam's SDE is singular at t = 0; got t = {t:g}. Start from a state after a few "
+                "optimizer steps: warm_up(...) or start_from_torch(...)."
+            )
+        gamma1, gamma2 = (_one_minus_exp(c, t) for c in (self.c1, self.c2))
+        root = gamma2**0.5
+        update = (root / gamma1) * y["m"] / (self.sigma0 * y["u"].sqrt() + self.epsilon0 * root)
+        return -self.ratio(t) * (update + self.decay0 * y["theta"])
+
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        return {
+            "theta": self.direction(t, y),
+            "m": self.c1 * (self.decay(y) - y["m"]),
+            "u": self.drift_of_u(y, mean, variance),
+        }
+
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        return {"m": self.c1 * increment}
+
+    @property
+    def description(self) -> Description:
+        latex_u, plain_u = self.equations_of_u
+        constants = {"c_1": (number(self.c1), "(1 - beta_1)/eta^2"), **self.explained_constants}
+        name, latex_decay, plain_decay = "Adam", "", ""
+        if isinstance(self.decay0, Tensor) or self.decay0 != 0:
+            name, latex_decay, plain_decay = "AdamW", r"-\lambda_0\theta\,dt", " - lambda_0 theta dt"
+            constants["lambda_0"] = (number(self.decay0), "lambda/eta, decoupled weight decay")
+        return Description(
+            name=f"{name}, first-order SDE",
+            equations=(
+                r"d\theta &= -\frac{\sqrt{\gamma_2(t)}}{\gamma_1(t)}\,P^{-1}m\,dt"
+                rf"{latex_decay},\quad P=\sigma_0\sqrt{{u}}+\epsilon_0\sqrt{{\gamma_2(t)}}",
+                r"dm &= c_1\left(\nabla f(\theta)-m\right)dt"
+                r"+\sigma_0 c_1\,\Sigma(\theta)^{1/2}\,dW_t",
+                latex_u,
+                r"\gamma_i(t) &= 1-e^{-c_i t}",
+            ),
+            plain=(
+                f"d theta = -(sqrt(gamma_2)/gamma_1) m/P dt{plain_decay},"
+                "  P = sigma_0 sqrt(u) + epsilon_0 sqrt(gamma_2)",
+                "dm = c_1 (grad f - m) dt + sigma_0 c_1 Sigma(theta)^(1/2) dW",
+                plain_u,
+                "gamma_i(t) = 1 - exp(-c_i t)",
+            ),
+            constants=constants,
+            clock=clock_text("t = k eta^2, from a start at t > 0", self.time_per_level1_step),
+            noise=self.oracle.noise.describe(self.oracle.problem),
+            assumptions=(SMOOTH, INDEPENDENT, *self.assumptions, "u_0 > 0: start after a warm-up"),
+            claim="weak order 1 in eta^2, with sigma_0, epsilon_0, c_1 and c_2 held fixed",
+            source="Malladi, Lyu, Panigrahi, Arora 2022 (arXiv 2205.10287), theorem 4.5",
+        )
+
+
+def _one_minus_exp(c: PerParameter, t: float) -> PerParameter:
+    return -torch.expm1(-c * t) if isinstance(c, Tensor) else -math.expm1(-c * t)

@@ -1,0 +1,63 @@
+"""How an SDE explains itself: equation, constants of this run, clock, assumptions, source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdeverify.shapes import Tensor
+
+
+@dataclass(frozen=True)
+class Description:
+    """The explanation of one SDE with the constants of one run.
+
+    Args:
+        name: the model's name.
+        equations: LaTeX, one equation each, without delimiters.
+        plain: the same for a terminal.
+        constants: name -> (value, what it is).
+        clock: how SDE time and optimizer steps are related, with numbers.
+        noise: the gradient noise in words.
+        assumptions: what the theorem supposes.
+        claim: the weak order that is claimed, in words.
+        source: paper and equation.
+    """
+
+    name: str
+    equations: tuple[str, ...]
+    plain: tuple[str, ...]
+    constants: dict[str, tuple[str, str]]
+    clock: str
+    noise: str
+    assumptions: tuple[str, ...]
+    claim: str
+    source: str
+
+    def latex(self) -> str:
+        """The equations as one display, for notebooks."""
+        return "$$\\begin{aligned}" + " \\\\ ".join(self.equations) + "\\end{aligned}$$"
+
+    def text(self) -> str:
+        """The whole explanation as plain text."""
+        width = max((len(k) for k in self.constants), default=0)
+        lines = [self.name, ""]
+        lines += [f"    {line}" for line in self.plain]
+        lines += ["", "with"]
+        lines += [
+            f"    {key:<{width}} = {value:<12} {meaning}".rstrip()
+            for key, (value, meaning) in self.constants.items()
+        ]
+        lines += ["", f"clock        {self.clock}", f"noise        {self.noise}"]
+        lines += [f"claim        {self.claim}"]
+        lines += [
+            f"{'assumptions' if i == 0 else '':<12} - {line}" for i, line in enumerate(self.assumptions)
+        ]
+        return "\n".join([*lines, f"source       {self.source}"])
+
+
+def number(value: float | Tensor) -> str:
+    """A constant for reading: six digits, or its range where it differs between parameters."""
+    if isinstance(value, Tensor):
+        low, high = float(value.min()), float(value.max())
+        return f"{low:.6g}" if low == high else f"{low:.4g} ... {high:.4g}"
+    return f"{value:.6g}"

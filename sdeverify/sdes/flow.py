@@ -1,0 +1,75 @@
+"""The noise-free flow of an SDE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.oracle import GradientOracle
+from sdeverify.sdes.description import Description
+from sdeverify.sdes.derive import default_sde
+from sdeverify.sdes.sde import GradientSDE
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
+
+
+@dataclass(frozen=True)
+class GradientFlow(GradientSDE):
+    """The first-order SDE of an optimizer without its noise; for SGD d theta = -grad f dt.
+
+    The yardstick beside every SDE: where it does as well, the ladder does not see the noise.
+
+    Args:
+        of_sde: the SDE whose drift is taken.
+    """
+
+    of_sde: GradientSDE
+
+    @classmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle, **options: Any) -> GradientFlow:
+        return cls.without_noise(default_sde(optimizer).of(optimizer, oracle, **options))
+
+    @classmethod
+    def without_noise(cls, sde: GradientSDE) -> GradientFlow:
+        """The flow of an SDE."""
+        return cls(sde.oracle, sde.time_per_level1_step, sde)
+
+    @property
+    def components(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.of_sde.components
+
+    @property
+    def uses_moments(self) -> bool:  # type: ignore[override]
+        return self.of_sde.uses_moments
+
+    @property
+    def intensity(self) -> float:
+        return 0.0
+
+    @property
+    def constants(self) -> Mapping[str, PerParameter]:
+        return {k: v for k, v in self.of_sde.constants.items() if k != "temperature"}
+
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        return self.of_sde.rest(t, y, mean, variance)
+
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        return self.of_sde.inject(t, y, increment)
+
+    @property
+    def description(self) -> Description:
+        noisy = self.of_sde.description
+        return replace(
+            noisy,
+            name=f"gradient flow: {noisy.name} without its noise",
+            equations=(*noisy.equations, r"dW_t &\to 0"),
+            plain=(*noisy.plain, "without dW"),
+            noise="none",
+            claim="the noise is left out on purpose",
+        )

@@ -1,0 +1,90 @@
+"""The SDE of RMSprop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdeverify.optimizers.adaptive import noise_variance
+from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.optimizers.rmsprop import RMSprop as DiscreteRMSprop
+from sdeverify.oracle import GradientOracle
+from sdeverify.sdes.adaptive import AdaptiveSDE
+from sdeverify.sdes.description import Description
+from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
+
+
+@dataclass(frozen=True)
+class RMSprop(AdaptiveSDE):
+    """d theta = -P^(-1) (grad f dt + sigma_0 Sigma^(1/2) dW), du = c2 (diag Sigma - u) dt.
+
+    P = sigma_0 sqrt(u) + epsilon_0, u = v/sigma^2, clock t = k eta^2. Weak order 1 in eta^2 along
+    sigma = sigma_0/eta (Malladi, Lyu, Panigrahi, Arora 2022, theorem 4.2). With the signal kept it
+    is the form of Compagnoni et al. 2025 in another clock.
+    """
+
+    components = ("theta", "u")
+
+    @classmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle, keep_signal: bool = False) -> RMSprop:
+        requires(optimizer, DiscreteRMSprop, cls)
+        variance = noise_variance(oracle, optimizer.name)
+        return cls(
+            oracle,
+            optimizer.time_per_step * optimizer.refinement,
+            oracle.scale * optimizer.learning_rate,
+            optimizer.epsilon0,
+            optimizer.relaxation(optimizer.beta),
+            optimizer.weight_decay,
+            1 / variance if keep_signal else 0.0,
+            learning_rate_ratio=optimizer.learning_rate_ratio,
+        )
+
+    @property
+    def constants(self) -> Mapping[str, PerParameter]:
+        return self.shared_constants
+
+    def preconditioner(self, t: float, y: Components) -> Tensor:
+        """The factor ratio/P in front of the gradient."""
+        return self.ratio(t) / (self.sigma0 * y["u"].sqrt() + self.epsilon0)
+
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        change = {"u": self.drift_of_u(y, mean, variance)}
+        decay = self.decay(y)
+        if isinstance(decay, Tensor):
+            change["theta"] = -self.preconditioner(t, y) * decay
+        return change
+
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        return {"theta": -self.preconditioner(t, y) * increment}
+
+    @property
+    def description(self) -> Description:
+        latex_u, plain_u = self.equations_of_u
+        return Description(
+            name="RMSprop, first-order SDE",
+            equations=(
+                r"d\theta &= -P^{-1}\left(\nabla f(\theta)\,dt"
+                r"+\sigma_0\,\Sigma(\theta)^{1/2}\,dW_t\right),\quad"
+                r" P=\sigma_0\sqrt{u}+\epsilon_0",
+                latex_u,
+            ),
+            plain=(
+                "d theta = -(grad f dt + sigma_0 Sigma(theta)^(1/2) dW)/P,"
+                "  P = sigma_0 sqrt(u) + epsilon_0",
+                plain_u,
+            ),
+            constants=self.explained_constants,
+            clock=clock_text("t = k eta^2", self.time_per_level1_step),
+            noise=self.oracle.noise.describe(self.oracle.problem),
+            assumptions=(SMOOTH, INDEPENDENT, *self.assumptions, "u_0 > 0: start after a warm-up"),
+            claim="weak order 1 in eta^2, with sigma_0, epsilon_0 and c_2 held fixed",
+            source="Malladi, Lyu, Panigrahi, Arora 2022 (arXiv 2205.10287), theorem 4.2",
+        )

@@ -1,0 +1,202 @@
+"""What an SDE is: drift and diffusion product on packed states, a clock, and an explanation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+
+from sdeverify.noise.covariance import GradientValues
+from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.oracle import GradientOracle
+from sdeverify.sdes.description import Description
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components, pack, unpack
+
+
+class SDE(ABC):
+    """dy = f(t, y) dt + g(t, y) dW in the sense of Ito: a torchsde model.
+
+    `y` has shape `(replica, len(components) * dim)`, the components side by side. `t` is the
+    SDE's own clock, `step * time_per_level1_step`, 0 at the beginning of training.
+    """
+
+    noise_type = "general"
+    sde_type = "ito"
+
+    components: ClassVar[tuple[str, ...]]
+    """The names of the state's parts, each of size `dim`; the first is `theta`."""
+    claimed_order: ClassVar[float] = 1.0
+    """The weak order that is claimed, in the SDE time of one optimizer step."""
+    time_per_level1_step: float
+    """SDE time in one level-1 optimizer step."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """The number of parameters d."""
+
+    @property
+    @abstractmethod
+    def noise_dim(self) -> int:
+        """The number of Brownian motions."""
+
+    @property
+    @abstractmethod
+    def description(self) -> Description:
+        """The SDE in words and formulas, with this run's constants."""
+
+    @abstractmethod
+    def f(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
+        """The drift."""
+
+    @abstractmethod
+    def g_prod(
+        self,
+        t: float | Tensor,
+        y: Float[Tensor, "replica packed"],
+        v: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica packed"]:
+        """The diffusion product g(t, y) v."""
+
+    @final
+    def g(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
+        """The dense diffusion `(replica, packed, noise)`, for small problems: g_prod on unit vectors."""
+        columns = [
+            self.g_prod(t, y, unit.expand(y.shape[0], -1))
+            for unit in torch.eye(self.noise_dim, dtype=y.dtype, device=y.device)
+        ]
+        return torch.stack(columns, -1)
+
+    def f_and_g_prod(
+        self,
+        t: float | Tensor,
+        y: Float[Tensor, "replica packed"],
+        v: Float[Tensor, "replica noise"],
+    ) -> tuple[Tensor, Tensor]:
+        """Drift and diffusion product, for torchsde."""
+        return self.f(t, y), self.g_prod(t, y, v)
+
+    def _repr_latex_(self) -> str:
+        return self.description.latex()
+
+    def __str__(self) -> str:
+        return self.description.text()
+
+
+@dataclass(frozen=True)
+class GradientSDE(SDE):
+    """An SDE whose noise enters through the gradient increment dG = (grad f) dt + s F dW.
+
+        dy = rest(t, y; grad f, diag Sigma) dt + inject(t, y) dG,      inject linear in dG.
+
+    From these two, drift, diffusion product and the one-gradient Euler-Maruyama step all follow.
+
+    Args:
+        oracle: the gradient oracle.
+        time_per_level1_step: SDE time in one level-1 optimizer step.
+        learning_rate_ratio: the schedule and the param groups' ratios, as the optimizer's.
+    """
+
+    oracle: GradientOracle
+    time_per_level1_step: float
+    learning_rate_ratio: Callable[[float], PerParameter] | None = field(
+        default=None, kw_only=True
+    )
+
+    uses_moments: ClassVar[bool] = False
+    """Whether `rest` reads grad f and diag Sigma."""
+
+    @property
+    @abstractmethod
+    def intensity(self) -> float:
+        """s, the size of the noise in dG, in the SDE's clock."""
+
+    @abstractmethod
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        """The drift apart from dG's, by component; left-out components have none.
+
+        `mean` (grad f) and `variance` (diag Sigma) are given where `uses_moments` is set.
+        """
+
+    @abstractmethod
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        """The change of the state under a gradient increment, linear in it."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle) -> GradientSDE:
+        """The SDE of a discrete optimizer with this oracle.
+
+        Raises:
+            UnsupportedError: this SDE does not belong to that optimizer.
+        """
+
+    @property
+    @abstractmethod
+    def constants(self) -> Mapping[str, PerParameter]:
+        """The numbers in the equation, without the clock; equal constants mean the same SDE."""
+
+    @final
+    def ratio(self, t: float) -> PerParameter:
+        """The learning rate at time t in units of the largest one."""
+        if self.learning_rate_ratio is None:
+            return 1.0
+        return self.learning_rate_ratio(t / self.time_per_level1_step)
+
+    @property
+    def dim(self) -> int:
+        return self.oracle.dim
+
+    @property
+    def noise_dim(self) -> int:
+        return self.oracle.noise_dim
+
+    @final
+    def f(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
+        state = unpack(y, self.components)
+        if self.uses_moments:
+            mean, variance = self.oracle.mean_and_variance(state["theta"])
+            rest = self.rest(float(t), state, mean, variance)
+        else:
+            mean = self.oracle.mean(state["theta"])
+            rest = self.rest(float(t), state, None, None)
+        return pack(self._sum(state, rest, self.inject(float(t), state, mean)), self.components)
+
+    @final
+    def g_prod(
+        self,
+        t: float | Tensor,
+        y: Float[Tensor, "replica packed"],
+        v: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica packed"]:
+        state = unpack(y, self.components)
+        kick = self.intensity * self.oracle.noise_product(state["theta"], v)
+        return pack(self._sum(state, self.inject(float(t), state, kick)), self.components)
+
+    @final
+    def euler(
+        self, t: float, y: Components, dt: float, values: GradientValues
+    ) -> dict[str, Tensor]:
+        """One Euler-Maruyama step with a gradient increment over dt that is already there."""
+        rest = self.rest(t, y, values.mean, values.variance)
+        moved = dict(y)
+        for name, change in self.inject(t, y, values.increment).items():
+            moved[name] = moved[name] + change
+        for name, change in rest.items():
+            moved[name] = torch.add(moved[name], change, alpha=dt)
+        return moved
+
+    def _sum(self, state: Components, *parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        total = {name: torch.zeros_like(state[name]) for name in self.components}
+        for part in parts:
+            for name, change in part.items():
+                total[name] = total[name] + change
+        return total

@@ -1,0 +1,184 @@
+"""The SDEs of stochastic gradient descent: first order, second order, and the noise-free flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdeverify.errors import UnsupportedError
+from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.optimizers.sgd import SGD
+from sdeverify.oracle import GradientOracle
+from sdeverify.sdes.description import Description, number
+from sdeverify.sdes.sde import GradientSDE
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
+
+SMOOTH = "smooth losses with derivatives of polynomial growth, over a fixed horizon"
+INDEPENDENT = "independent gradients at each step, with finite moments"
+
+
+def requires(optimizer: Any, kind: type, sde: type) -> None:
+    """Refuses to derive an SDE from the wrong optimizer."""
+    if not isinstance(optimizer, kind):
+        raise UnsupportedError(
+            f"{sde.__name__} is an SDE of {kind.__name__}; got {type(optimizer).__name__}. "
+            "Leave out sde= to get the SDE that belongs to the optimizer."
+        )
+
+
+@dataclass(frozen=True)
+class SGDFirstOrder(GradientSDE):
+    """d theta = -(grad f + lambda theta) dt + sqrt(eta) sigma Sigma^(1/2) dW, clock t = k eta.
+
+    Weak order 1 in eta (Li, Tai, E 2017, theorem 1; Li, Malladi, Arora 2021, theorem 4.3 for SVAG).
+
+    Args:
+        temperature: eta sigma^2.
+        weight_decay: lambda, coupled.
+    """
+
+    temperature: float
+    weight_decay: PerParameter = 0.0
+
+    components = ("theta",)
+
+    @classmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDFirstOrder:
+        requires(optimizer, SGD, cls)
+        return cls(
+            oracle,
+            optimizer.time_per_step * optimizer.refinement,
+            optimizer.learning_rate * oracle.scale**2,
+            optimizer.weight_decay,
+            learning_rate_ratio=optimizer.learning_rate_ratio,
+        )
+
+    @property
+    def intensity(self) -> float:
+        return math.sqrt(self.temperature)
+
+    @property
+    def constants(self) -> Mapping[str, PerParameter]:
+        return {"temperature": self.temperature, "weight_decay": self.weight_decay}
+
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
+            return {}
+        return {"theta": -self.ratio(t) * self.weight_decay * y["theta"]}
+
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        return {"theta": -self.ratio(t) * increment}
+
+    @property
+    def description(self) -> Description:
+        decay = self.constants["weight_decay"]
+        drift, plain = r"\nabla f(\theta)", "grad f"
+        extra: dict[str, tuple[str, str]] = {}
+        if isinstance(decay, Tensor) or decay != 0:
+            drift, plain = rf"({drift}+\lambda\theta)", "(grad f + lambda theta)"
+            extra = {"lambda": (number(decay), "coupled weight decay")}
+        return Description(
+            name="SGD, first-order SDE",
+            equations=(
+                rf"d\theta &= -{drift}\,dt + \sqrt{{\eta}}\,\sigma\,\Sigma(\theta)^{{1/2}}\,dW_t",
+            ),
+            plain=(f"d theta = -{plain} dt + sqrt(eta) sigma Sigma(theta)^(1/2) dW",),
+            constants={
+                "eta sigma^2": (number(self.temperature), "temperature"),
+                "sqrt(eta) sigma": (number(self.intensity), "size of the noise"),
+                **extra,
+            },
+            clock=clock_text("t = k eta", self.time_per_level1_step),
+            noise=self.oracle.noise.describe(self.oracle.problem),
+            assumptions=(SMOOTH, INDEPENDENT),
+            claim="weak order 1 in eta",
+            source="Li, Tai, E 2017 (arXiv 1511.06251); Li, Malladi, Arora 2021 (arXiv 2102.12470)",
+        )
+
+
+@dataclass(frozen=True)
+class SGDSecondOrder(GradientSDE):
+    """d theta = -grad(f + (eta/4) |grad f|^2) dt + sqrt(eta) sigma Sigma^(1/2) dW, clock t = k eta.
+
+    The stochastic modified equation of weak order 2 in eta (Li, Tai, E 2017, theorem 1; 2019,
+    theorem 9). Each step needs one product with the Hessian.
+
+    Args:
+        temperature: eta sigma^2.
+        learning_rate: eta.
+    """
+
+    temperature: float
+    learning_rate: float
+
+    components = ("theta",)
+    claimed_order = 2.0
+
+    @classmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDSecondOrder:
+        requires(optimizer, SGD, cls)
+        decay = optimizer.weight_decay
+        if isinstance(decay, Tensor) or decay != 0 or optimizer.learning_rate_ratio is not None:
+            raise UnsupportedError(
+                "the second-order SDE of SGD is offered for one constant learning rate without "
+                "weight decay; got a schedule, param groups or weight decay. Put the decay into "
+                "the loss, or use SGDFirstOrder."
+            )
+        eta = optimizer.learning_rate
+        return cls(
+            oracle, optimizer.time_per_step * optimizer.refinement, eta * oracle.scale**2, eta
+        )
+
+    @property
+    def intensity(self) -> float:
+        return math.sqrt(self.temperature)
+
+    @property
+    def constants(self) -> Mapping[str, PerParameter]:
+        return {"temperature": self.temperature, "learning_rate": self.learning_rate}
+
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        pull = self.oracle.problem.squared_gradient_drift(y["theta"])
+        return {"theta": -0.5 * self.learning_rate * pull}
+
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        return {"theta": -increment}
+
+    @property
+    def description(self) -> Description:
+        return Description(
+            name="SGD, second-order SDE (stochastic modified equation)",
+            equations=(
+                r"d\theta &= -\nabla\left(f(\theta)+\tfrac{\eta}{4}|\nabla f(\theta)|^2\right)dt"
+                r" + \sqrt{\eta}\,\sigma\,\Sigma(\theta)^{1/2}\,dW_t",
+            ),
+            plain=(
+                "d theta = -grad(f + (eta/4) |grad f|^2) dt"
+                " + sqrt(eta) sigma Sigma(theta)^(1/2) dW",
+            ),
+            constants={
+                "eta": (number(self.learning_rate), "learning rate"),
+                "eta sigma^2": (number(self.temperature), "temperature"),
+            },
+            clock=clock_text("t = k eta", self.time_per_level1_step),
+            noise=self.oracle.noise.describe(self.oracle.problem),
+            assumptions=(SMOOTH, INDEPENDENT),
+            claim="weak order 2 in eta",
+            source="Li, Tai, E 2017 (arXiv 1511.06251), 2019 (arXiv 1811.01558)",
+        )
+
+
+def clock_text(rule: str, time_per_step: float) -> str:
+    """The clock with its number."""
+    return f"{rule}; one optimizer step is {time_per_step:.6g} of SDE time"

@@ -1,0 +1,104 @@
+"""The SDE of SGD with momentum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.optimizers.sgd import SGDMomentum as DiscreteMomentum
+from sdeverify.oracle import GradientOracle
+from sdeverify.sdes.description import Description, number
+from sdeverify.sdes.sde import GradientSDE
+from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
+from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
+
+
+@dataclass(frozen=True)
+class SGDMomentum(GradientSDE):
+    """dp = -(gamma p + grad f + lambda theta) dt + sqrt(h) sigma Sigma^(1/2) dW, d theta = p dt.
+
+    Clock t = k h, h = sqrt(eta (1 - d)), gamma = (1 - mu)/h, p = -h b/(1 - d). Nesterov's variant
+    has the same SDE. Weak order 1 in h (Li, Tai, E 2019, section 5).
+
+    Args:
+        temperature: h sigma^2.
+        friction: gamma.
+        weight_decay: lambda, coupled.
+    """
+
+    temperature: float
+    friction: PerParameter
+    weight_decay: PerParameter = 0.0
+
+    components = ("theta", "p")
+
+    @classmethod
+    def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDMomentum:
+        requires(optimizer, DiscreteMomentum, cls)
+        h = optimizer.time_per_step
+        return cls(
+            oracle,
+            h * optimizer.refinement,
+            h * oracle.scale**2,
+            optimizer.friction,
+            optimizer.weight_decay,
+            learning_rate_ratio=optimizer.learning_rate_ratio,
+        )
+
+    @property
+    def intensity(self) -> float:
+        return math.sqrt(self.temperature)
+
+    @property
+    def constants(self) -> Mapping[str, PerParameter]:
+        return {
+            "temperature": self.temperature,
+            "friction": self.friction,
+            "weight_decay": self.weight_decay,
+        }
+
+    def rest(
+        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        pull = self.friction * y["p"] + self.weight_decay * y["theta"]
+        return {"theta": self.ratio(t) * y["p"], "p": -pull}
+
+    def inject(
+        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+    ) -> Mapping[str, Tensor]:
+        return {"p": -increment}
+
+    @property
+    def description(self) -> Description:
+        decay = self.weight_decay
+        plain_decay = latex_decay = ""
+        extra: dict[str, tuple[str, str]] = {}
+        if isinstance(decay, Tensor) or decay != 0:
+            plain_decay, latex_decay = " + lambda theta", r"+\lambda\theta"
+            extra = {"lambda": (number(decay), "coupled weight decay")}
+        return Description(
+            name="SGD with momentum, first-order SDE",
+            equations=(
+                rf"dp &= -\left(\gamma p+\nabla f(\theta){latex_decay}\right)dt"
+                r" + \sqrt{h}\,\sigma\,\Sigma(\theta)^{1/2}\,dW_t",
+                r"d\theta &= p\,dt",
+            ),
+            plain=(
+                f"dp = -(gamma p + grad f{plain_decay}) dt + sqrt(h) sigma Sigma(theta)^(1/2) dW",
+                "d theta = p dt",
+            ),
+            constants={
+                "gamma": (number(self.friction), "friction, (1 - mu)/h"),
+                "h sigma^2": (number(self.temperature), "temperature"),
+                **extra,
+            },
+            clock=clock_text("t = k h, h = sqrt(eta (1 - d))", self.time_per_level1_step),
+            noise=self.oracle.noise.describe(self.oracle.problem),
+            assumptions=(SMOOTH, INDEPENDENT, "p = -h b/(1 - d), with torch's buffer b"),
+            claim="weak order 1 in h",
+            source="Li, Tai, E 2019 (arXiv 1811.01558)",
+        )

@@ -1,0 +1,74 @@
+"""Euler-Maruyama on an ensemble, with several step sizes on one Brownian path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.rng import Streams
+from sdeverify.sdes.sde import GradientSDE
+from sdeverify.shapes import Tensor
+from sdeverify.state import State
+from sdeverify.steppers.increments import Increment, Increments
+
+
+@dataclass(frozen=True)
+class EulerMaruyama:
+    """Moves an ensemble by y+ = y + f dt + g dW, the increment being one weighted gradient.
+
+    Args:
+        sde: the SDE.
+        substeps: integrator steps in one level-1 step, ascending, each a divisor of the last.
+        increments: full batch or sub-sampled.
+    """
+
+    sde: GradientSDE
+    substeps: Sequence[int]
+    increments: Increments
+
+    def __post_init__(self) -> None:
+        steps = list(self.substeps)
+        ascending = all(b > a for a, b in zip(steps, steps[1:], strict=False))
+        if not steps or steps[0] < 1 or not ascending or any(steps[-1] % s for s in steps):
+            raise InvalidInputError(
+                "substeps are whole numbers >= 1, ascending, each a divisor of the last, e.g. "
+                f"(2, 4); got {self.substeps!r}."
+            )
+        self.increments.check(self.sde, self.dt)
+
+    @property
+    def dt(self) -> float:
+        """The finest integrator step, in SDE time."""
+        return self.sde.time_per_level1_step / self.substeps[-1]
+
+    def run(self, start: State, steps: int, streams: Streams) -> Iterator[list[State]]:
+        """The ensembles after 0, 1, ..., `steps` level-1 steps: one State for each of `substeps`.
+
+        `start` is an ensemble of as many replicas as the streams serve.
+        """
+        names, finest = self.sde.components, self.substeps[-1]
+        ys = [{n: start.components[n] for n in names} for _ in self.substeps]
+        yield [State(start.step, **y) for y in ys]
+        for k in range(steps):
+            ys = self._one_step(start.step + k, ys, [
+                self.increments.draw(streams, self.sde, self.dt) for _ in range(finest)
+            ])
+            yield [State(start.step + k + 1, **y) for y in ys]
+
+    def _one_step(
+        self, step: float, ys: list[dict[str, Tensor]], drawn: list[Increment]
+    ) -> list[dict[str, Tensor]]:
+        return [self._cross(step, y, s, drawn) for y, s in zip(ys, self.substeps, strict=True)]
+
+    def _cross(
+        self, step: float, y: dict[str, Tensor], substeps: int, drawn: list[Increment]
+    ) -> dict[str, Tensor]:
+        group = len(drawn) // substeps
+        unit = self.sde.time_per_level1_step
+        for i in range(substeps):
+            parts = drawn[i * group : (i + 1) * group]
+            increment = parts[0] if group == 1 else self.increments.merge(parts)
+            values = self.increments.evaluate(self.sde, y["theta"], increment)
+            y = self.sde.euler((step + i / substeps) * unit, y, increment.dt, values)
+        return y
