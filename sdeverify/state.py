@@ -37,7 +37,7 @@ class State:
             raise InvalidInputError(
                 f"all components of a State have one shape, (param,) or (replica, param); got {shapes}"
             )
-        self.step = step
+        self.step = float(step)
         self.components = dict(components)
 
     def __getattr__(self, name: str) -> Any:

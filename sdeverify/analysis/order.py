@@ -3,10 +3,13 @@
 Signed errors are fitted in linear scale by generalised least squares with their full covariance
 (`power_law`). For each observable and step:
 
-1. A pure power `a s^p`, unless chi-squared rejects it at 5%; then `a s^p (1 + b s)`. With three
-   rungs the two terms fit exactly: an interval remains, a test of the fit does not.
-2. A pure power alone refutes nothing: a small curvature that chi-squared cannot see shifts its p.
-   Where it would refute, the two terms must refute as well; else theirs is the estimate.
+1. A pure power `a s^p`, unless chi-squared rejects it at 5%; then `a s^p (1 + b s)`; where that is
+   rejected at 1%, the same beside a third term, unknown but no larger than the second at the
+   coarsest rung, which enters as a covariance. With three rungs the two terms fit exactly: an
+   interval remains, a test of the fit does not.
+2. A pure power alone refutes nothing: a curvature that chi-squared cannot see shifts its p. Where
+   it would refute, two terms must refute as well, and two terms beside the third as well; the
+   first of these that does not is the estimate instead.
 3. What the integrator's extrapolation may have left (`integrator_residual`), and the numerical
    error of an exact side, shift all errors up and down; the interval is the hull of the three
    fits and every test takes the worst, so a residue near the weak error ends as inconclusive.
@@ -29,7 +32,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sdeverify.analysis.exact_order import exact_order
-from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, fit, local_slopes, whiten
+from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, Whitened, fit, local_slopes, whiten
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
 from sdeverify.analysis.verdict import INCONCLUSIVE, REFUTED, SUPPORTED, interval_verdict
 from sdeverify.axes import OBSERVABLE, STEP
@@ -142,8 +145,11 @@ def _sampled_columns(
     fits, signals, usable = [], [], np.ones(len(error), dtype=bool)
     signs = (0.0, 1.0, -1.0) if np.any(shift) else (0.0,)
     for sign in signs:
-        data, usable = whiten(s, error + sign * shift, covariance, spacing)
-        fits.append(_selected(fit(data, 1, claimed), fit(data, 2, claimed), claimed))
+        shifted = error + sign * shift
+        data, usable = whiten(s, shifted, covariance, spacing)
+        wide, _ = whiten(s, shifted, covariance + _third_term(data, claimed), spacing)
+        pure, two, third = fit(data, 1, claimed), fit(data, 2, claimed), fit(wide, 2, claimed)
+        fits.append(_selected(pure, two, third, claimed))
         signals.append(stats.chi2.sf(data.zero, len(s)))
     columns = _combined(fits, s[0], spacing)
     columns["signal_p_value"] = np.max(signals, axis=0)
@@ -159,14 +165,30 @@ def _sampled_columns(
     return columns
 
 
-def _selected(pure: Fits, two: Fits, claimed: float) -> Fits:
-    """Rules 1 and 2: which of the two models is the estimate."""
+def _third_term(data: Whitened, claimed: float) -> Array:
+    """The covariance of a third term that is about as large as the second at the coarsest rung.
+
+    The second comes from two terms fitted at the claimed p, and counts as no larger than the first.
+    """
+    at_claim = np.full((len(data.error), 1), claimed)
+    _, first, second = (v[:, 0] for v in data.project(at_claim, 2))
+    size = np.minimum(np.abs(second), np.abs(first))
+    term = size[:, None] * data.step ** (claimed + 2 * data.spacing)
+    return np.asarray(term[:, :, None] * term[:, None, :])
+
+
+def _selected(pure: Fits, two: Fits, wide: Fits, claimed: float) -> Fits:
+    """Rules 1 and 2: which of the models is the estimate, and the worst case for a refutation."""
     if np.all(two.degrees_of_freedom < 0):
         return pure
     rejected = pure.p_value < SELECTION_LEVEL
-    doubtful = ~rejected & (pure.high < claimed)
-    selected = two.where(rejected | (doubtful & (two.high >= claimed)), pure)
-    above = np.where(doubtful, np.minimum(pure.above, two.above), selected.above)
+    misfit = (two.p_value < MISFIT_LEVEL) & (wide.p_value >= MISFIT_LEVEL)
+    selected = wide.where(misfit, two).where(rejected, pure)
+    above = selected.above
+    for richer in (two, wide):
+        doubtful = selected.high < claimed
+        above = np.where(doubtful, np.minimum(above, richer.above), above)
+        selected = richer.where(doubtful & (richer.high >= claimed), selected)
     return Fits(**{**selected.__dict__, "above": above})
 
 

@@ -133,7 +133,7 @@ def _sentence(
         hint = f"most often: {reasons[np.argmax(often)]}"
         return (
             f"Inconclusive about {claim}: of {total} fits {supported} support it, {refuted} "
-            f"contradict it and {open_} are open, none beyond what {total} looks allow ({hint})."
+            f"contradict it and {open_} are open; nothing stands out among {total} looks ({hint})."
         )
     i = int(np.argmin(adjusted))
     where = f"'{judged[OBSERVABLE].values[i]}' at step {float(judged[STEP].values[i]):g}"
@@ -143,10 +143,12 @@ def _sentence(
         return (
             f"Refuted: {claim} is claimed, {where} has {found}; {refuted} of {total} fits refute."
         )
+    against = (
+        f"{refuted} contradict it, no more than chance among {total} looks allows"
+        if refuted
+        else "none contradicts it"
+    )
     return (
         f"Supported: {claim} is claimed, {where} has {found}; {supported} of {total} fits support "
-        f"it, {open_} are open and {refuted} contradict it beyond what {total} looks allow."
-        if refuted == 0
-        else f"Supported: {claim} is claimed, {where} has {found}; {supported} of {total} fits "
-        f"support it, {open_} are open; {refuted} contradict it, no more than {total} looks allow."
+        f"it, {open_} are open and {against}."
     )

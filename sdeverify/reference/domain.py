@@ -36,6 +36,10 @@ class Axis(ABC):
         """The inverse of `chart`."""
         return s
 
+    def chart_derivatives(self, x: Array) -> tuple[Array, Array]:
+        """First and second derivative of `chart`."""
+        return np.ones_like(x), np.zeros_like(x)
+
     @abstractmethod
     def coarser(self) -> Axis:
         """The axis of the comparison that gives the bound: fewer points, a narrower box."""
@@ -144,6 +148,9 @@ class Positive(Axis):
 
     def value(self, s: Array) -> Array:
         return s**2
+
+    def chart_derivatives(self, x: Array) -> tuple[Array, Array]:
+        return 0.5 / np.sqrt(x), -0.25 * x**-1.5
 
     def coarser(self) -> Positive:
         return replace(self, points=fewer(self.points), width=0.9 * self.width)

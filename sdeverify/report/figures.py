@@ -16,6 +16,7 @@ from sdeverify.report.results import Comparison, Results, read_comparison, read_
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.report.style import (
     EXACT,
+    FLOW,
     INK,
     MUTED,
     SDE,
@@ -42,9 +43,7 @@ def figure_errors(child: xr.DataTree | Comparison) -> Figure:
             _ladder_panel(axes, c, name)
             order = c.order.sel(observable=name, step=c.last_step)
             verdict = str(order["verdict"].item())
-            heading(
-                axes, _title(c, name), _order_text(order), VERDICT_COLOURS.get(verdict, MUTED)
-            )
+            heading(axes, _title(c, name), _order_text(order), VERDICT_COLOURS.get(verdict, MUTED))
             label_steps(axes, _steps(c), c.errors, named=i >= len(made) - 3)
             if i % 3 == 0:
                 axes.set_ylabel("|weak error|")
@@ -75,13 +74,18 @@ def figure_moments(child: xr.DataTree | Comparison) -> Figure:
                 x = _abscissa(c, path)
                 _band(top, x, mean, error, colour, ls=(0, (3, 1.6)), zorder=6)
                 bottom.plot(x, deviation(one), color=colour, lw=1.4, ls=(0, (3, 1.6)), zorder=6)
+            if c.flow is not None and name in c.flow["observable"].values:
+                mean = _extrapolated(c.flow.sel(observable=name))[0]
+                top.plot(_abscissa(c, c.flow), mean, color=FLOW, lw=1.1, ls=":", zorder=1)
             if i >= len(made) - 3:
                 bottom.set_xlabel(_time_label(c))
             if i % 3 == 0:
                 top.set_ylabel("mean")
                 bottom.set_ylabel("std. dev.")
         handles = [*_rung_handles(c), Line2D([], [], color=SDE, ls=(0, (3, 1.6)), label="SDE")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        if c.flow is not None:
+            handles.append(Line2D([], [], color=FLOW, lw=1.1, ls=":", label="gradient flow"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))
     return figure
 
 
@@ -201,9 +205,7 @@ def _short_step_label(axes: Axes, steps: Array) -> str:
     return f"time per step  [$10^{{{power}}}$]" if power < -2 or power > 2 else "time per step"
 
 
-def _band(
-    axes: Axes, x: Array, mean: Array, error: Array, colour: str, **line: object
-) -> None:
+def _band(axes: Axes, x: Array, mean: Array, error: Array, colour: str, **line: object) -> None:
     axes.fill_between(
         x, mean - RESOLUTION * error, mean + RESOLUTION * error, color=colour, alpha=0.16, lw=0
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
@@ -63,7 +64,7 @@ def _parenthesised(value: float, standard_error: float, decimals: int) -> str:
 
 def interval(low: float, high: float) -> str:
     """`[0.91, 1.05]`: its half-width keeps one digit, two where it begins with 1."""
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if math.isnan(low) or math.isnan(high):
         return DASH
     decimals = _interval_decimals(low, high)
     return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
@@ -73,13 +74,15 @@ def order_with_interval(order: float, low: float, high: float) -> str:
     """`0.98 [0.91, 1.05]`, or a dash where the order is not resolved."""
     if not math.isfinite(order):
         return DASH
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if math.isnan(low) or math.isnan(high):
         return _fixed(order, 2)
     return f"{_fixed(order, _interval_decimals(low, high))} {interval(low, high)}"
 
 
 def _interval_decimals(low: float, high: float) -> int:
     half_width = (high - low) / 2
+    if math.isinf(half_width):
+        return 1
     if half_width <= 0:
         return 3
     leading = math.floor(math.log10(half_width))
@@ -88,7 +91,7 @@ def _interval_decimals(low: float, high: float) -> int:
 
 
 def _fixed(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}".replace("-", MINUS)
+    return f"{value:.{decimals}f}".replace("-", MINUS).replace("inf", "∞")
 
 
 def probability(p: float) -> str:
@@ -128,3 +131,28 @@ def anything(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(anything(entry) for entry in value)
     return str(value)
+
+
+_GREEK = dict(
+    alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", eta="η", theta="θ", lambda_="λ",
+    mu="μ", rho="ρ", sigma="σ", tau="τ", phi="φ", Sigma="Σ",
+)  # fmt: skip
+_GREEK["lambda"] = _GREEK.pop("lambda_")
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def prose(text: str) -> str:
+    """Plain-text mathematics within prose, `sigma_0 >> eta^2`, with its proper letters."""
+    letters = "|".join(_GREEK)
+    text = re.sub(r"\bgrad f\b", "∇f", text)
+    text = re.sub(r"\bsqrt\((\w+)\)", r"√\1", text)
+    text = re.sub(
+        rf"(?<![A-Za-z_])({letters}|[A-Za-z](?=_\d))_?(\d?)(?![A-Za-z_\d])",
+        lambda m: _GREEK.get(m[1], m[1]) + m[2].translate(_SUBSCRIPTS),
+        text,
+    )
+    text = re.sub(r"\^(-?\d+)", lambda m: m[1].translate(_SUPERSCRIPTS), text)
+    text = re.sub(
+        r"(\d(?:\.\d+)?)e([-+]\d+)", lambda m: f"{m[1]}{TIMES}{power_of_ten(int(m[2]))}", text
+    )
+    return text.replace(">>", "≫").replace("<<", "≪")

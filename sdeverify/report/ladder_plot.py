@@ -43,12 +43,12 @@ def draw_points(
 
 
 def fitted_error(order: xr.Dataset, steps: Array) -> Array:
-    """The fit `a s^p (1 + b s^p)` of one observable at one step, NaN where there is none."""
+    """The fit `a s^p (1 + b s^q)`, q the spacing, of one observable at one step; else NaN."""
     power, a = float(order["order"]), float(order.get("coefficient", np.nan))
     b = float(order.get("second_coefficient", 0.0))
     b = b if np.isfinite(b) else 0.0
-    scaled = steps**power
-    return np.asarray(a * scaled * (1 + b * scaled), dtype=np.float64)
+    spacing = float(order.attrs.get("spacing", 1.0))
+    return np.asarray(a * steps**power * (1 + b * steps**spacing), dtype=np.float64)
 
 
 def guide(steps: Array, points: Points, power: float) -> Array | None:

@@ -79,13 +79,23 @@ _GREEK = (
 
 
 def symbol_latex(name: str) -> str | None:
-    """LaTeX of a plain symbol such as `sigma0`, `c_2` or `eta`; None where it is a word."""
-    found = re.fullmatch(r"([A-Za-z]+?)_?(\d*)", name)
-    if found is None:
+    """LaTeX of a plain symbol or product such as `sigma0`, `c_2`, `sqrt(eta) sigma^2`.
+
+    None where a part of it is a word.
+    """
+    parts = [_factor_latex(part) for part in name.split()]
+    return r"\,".join(part for part in parts if part) if all(parts) else None
+
+
+def _factor_latex(name: str) -> str | None:
+    found = re.fullmatch(r"(sqrt\()?([A-Za-z]+?)_?(\d*)(\))?(\^-?\d+)?", name)
+    if found is None or bool(found[1]) != bool(found[4]):
         return None
-    letters, digits = found.groups()
+    letters, digits = found[2], found[3]
     if letters in _GREEK:
         letters = "\\varepsilon" if letters == "epsilon" else f"\\{letters}"
     elif len(letters) > 1:
         return None
-    return f"{letters}_{{{digits}}}" if digits else letters
+    symbol = f"{letters}_{{{digits}}}" if digits else letters
+    symbol = rf"\sqrt{{{symbol}}}" if found[1] else symbol
+    return symbol + (f"^{{{found[5][1:]}}}" if found[5] else "")

@@ -9,7 +9,7 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.report import markdown, mathml
 from sdeverify.report.results import Results, read_results
 from sdeverify.report.sentences import VERDICT_SIGNS, in_brief
-from sdeverify.report.tables import Table, settings_rows
+from sdeverify.report.evidence import settings_table
 from sdeverify.report.view import Section, section, summary_picture
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _figures(read: Results, sections: list[Section]) -> list[tuple[str, str, Fig
 
 def _content(read: Results, sections: list[Section]) -> dict[str, Any]:
     provenance = [
-        Table(caption, ("Name", "Value"), settings_rows(list(settings.items())))
+        settings_table(caption, settings)
         for caption, settings in (("Parameters", read.parameters), ("Versions", read.versions))
         if settings
     ]

@@ -20,6 +20,7 @@ def svg_text(figure: Figure) -> str:
     """The figure as an SVG file, the same bytes for the same figure."""
     with style():
         buffer = io.StringIO()
+        _laid_out(figure)
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": "sdeverify"})
     return buffer.getvalue()
 
@@ -29,8 +30,16 @@ def pdf_bytes(figure: Figure) -> bytes:
     with style():
         buffer = io.BytesIO()
         metadata = {"CreationDate": None, "Creator": "sdeverify", "Producer": None}
+        _laid_out(figure)
         FigureCanvasPdf(figure).print_pdf(buffer, metadata=metadata)
     return buffer.getvalue()
+
+
+def _laid_out(figure: Figure) -> None:
+    """Place the panels once; every format then has the same places."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> str:

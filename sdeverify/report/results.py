@@ -14,7 +14,15 @@ import xarray as xr
 from sdeverify.errors import InvalidInputError
 
 _ERRORS = ("error", "standard_error")
-_ORDER = ("order", "order_low", "order_high", "verdict")
+_ORDER = (
+    "order",
+    "order_low",
+    "order_high",
+    "verdict",
+    "reason",
+    "refutation_p_value",
+    "support_p_value",
+)
 _ENSEMBLE = ("block_count", "block_mean", "block_comoment", "mean", "standard_error")
 _ATTRIBUTES = ("title", "claimed_order", "ladder", "cannot_tell", "description")
 _DESCRIPTION = ("name", "equations", "constants", "clock", "assumptions", "claim", "source")
@@ -35,11 +43,13 @@ class Comparison:
         order: fitted orders by (observable, step).
         flow_errors, flow_order: the same against gradient flow.
         chains: the discrete runs, by rung.
-        paths: the SDE's runs, by rung; one where all rungs share it.
+        paths: the SDE's runs, coarsest first; one where all rungs share it.
+        flow: gradient flow from the same start, at the coarsest rung.
         confirmation: the weak error of sub-sampled against full-batch Euler-Maruyama.
-        exact: weak errors without sampling.
+        exact, exact_order: weak errors and orders without sampling.
         noise: skewness and kurtosis of the gradient noise, label -> text.
         start_note: how both sides were started.
+        outside_theorem: observables that are not smooth.
     """
 
     name: str
@@ -54,8 +64,10 @@ class Comparison:
     flow_order: xr.Dataset | None
     chains: tuple[xr.Dataset, ...]
     paths: tuple[xr.Dataset, ...]
+    flow: xr.Dataset | None
     confirmation: xr.Dataset | None
     exact: xr.Dataset | None
+    exact_order: xr.Dataset | None
     noise: Mapping[str, Any]
     start_note: str
     outside_theorem: frozenset[str]
@@ -74,10 +86,6 @@ class Comparison:
     def last_step(self) -> float:
         """The last compared step that has an order."""
         return float(self.order["step"].values[-1])
-
-    def path(self, rung: int) -> xr.Dataset:
-        """The SDE's run that belongs to a rung."""
-        return self.paths[rung if len(self.paths) > 1 else 0]
 
 
 @dataclass(frozen=True)
@@ -148,8 +156,10 @@ def read_comparison(child: xr.DataTree) -> Comparison:
         flow_order=_optional(child, "flow_order"),
         chains=_numbered(child, "chain"),
         paths=_numbered(child, "path"),
+        flow=_optional(child, "flow_0"),
         confirmation=_optional(child, "confirmation"),
         exact=_optional(child, "exact"),
+        exact_order=_optional(child, "exact_order"),
         noise={
             label: _number_or_mapping(child.attrs[key])
             for label, key in (("skewness", "noise_skewness"), ("kurtosis", "noise_kurtosis"))
@@ -165,10 +175,18 @@ def read_comparison(child: xr.DataTree) -> Comparison:
 def _missing(child: xr.DataTree) -> list[str]:
     missing = [f"attribute {key!r}" for key in _ATTRIBUTES if key not in child.attrs]
     wanted: dict[str, tuple[str, ...]] = {"errors": _ERRORS, "order": _ORDER}
-    ensembles = [group for group in child.children if re.fullmatch(r"(chain|path)_\d+", group)]
+    ensembles = [
+        group for group in child.children if re.fullmatch(r"(chain|path)_\d+|flow_0", group)
+    ]
     wanted |= dict.fromkeys(["chain_0", "path_0", *ensembles], _ENSEMBLE)
-    wanted |= {g: v for g, v in (("flow_errors", _ERRORS), ("exact", ("error",)),
-                                 ("confirmation", _ERRORS)) if g in child.children}
+    optional = {
+        "flow_errors": _ERRORS,
+        "flow_order": ("order", "verdict"),
+        "confirmation": _ERRORS,
+        "exact": ("error",),
+        "exact_order": ("order", "verdict"),
+    }
+    wanted |= {group: variables for group, variables in optional.items() if group in child.children}
     for group, variables in wanted.items():
         if group not in child.children:
             missing.append(f"group {group!r}")
@@ -188,10 +206,10 @@ def _check_consistency(comparison: Comparison) -> None:
             f"comparison {name!r} has {rungs} rungs of errors but {len(comparison.chains)} chains; "
             f"give chain_0 to chain_{rungs - 1}"
         )
-    if len(comparison.paths) not in (1, rungs):
+    if len(comparison.paths) > rungs:
         raise InvalidInputError(
             f"comparison {name!r} has {rungs} rungs but {len(comparison.paths)} paths; give one "
-            f"path for all rungs (path_0) or one for each"
+            "path for all rungs (path_0) or one for each"
         )
     steps = comparison.errors["step"].values
     absent = [s for s in comparison.order["step"].values if not np.any(np.isclose(steps, s))]
@@ -223,11 +241,10 @@ def _numbered(child: xr.DataTree, kind: str) -> tuple[xr.Dataset, ...]:
 
 
 def _outside_theorem(child: xr.DataTree, errors: xr.Dataset) -> frozenset[str]:
-    """Observables that are not smooth: a coordinate `smooth` if there is one, else accuracies."""
-    names = [str(name) for name in errors["observable"].values]
-    if "smooth" in errors.coords:
-        return frozenset(n for n, ok in zip(names, errors["smooth"].values, strict=True) if not ok)
-    return frozenset(n for n in names if "accuracy" in n.lower())
+    """Observables that are not smooth: the attribute `outside_theorem`, else the accuracy."""
+    names = {str(name) for name in errors["observable"].values}
+    given = child.attrs.get("outside_theorem")
+    return frozenset({"accuracy"} if given is None else json.loads(given)) & names
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 
 from sdeverify.report.formatting import anything, order_with_interval, plain
 from sdeverify.report.results import Comparison
@@ -46,19 +47,68 @@ class Headline:
 
 
 def headline(c: Comparison) -> Headline:
-    """The one line of the summary table."""
-    last = c.order.sel(step=c.last_step)
-    inside = [n for n in c.observables if n not in c.outside_theorem] or c.observables
-    verdicts = {n: str(last["verdict"].sel(observable=n).item()) for n in inside}
-    verdict = _overall(list(verdicts.values()))
-    widths = {n: float((last.order_high - last.order_low).sel(observable=n)) for n in inside}
-    candidates = [n for n in inside if verdicts[n] == verdict] or inside
-    best = min(candidates, key=lambda n: widths[n] if np.isfinite(widths[n]) else np.inf)
-    one = last.sel(observable=best)
-    text = order_with_interval(
-        float(one["order"].item()), float(one["order_low"].item()), float(one["order_high"].item())
-    )
-    return Headline(verdict, _sentence(c, verdict, verdicts), best, c.last_step, text, plain(c.claimed_order))
+    """The one line of the summary table.
+
+    The verdict is `overall_verdict`'s over all smooth observables and fitted steps. The line shows
+    one of the fits that say so: at the last step if there is one, and of these the best known.
+    """
+    from sdeverify.analysis import overall_verdict
+
+    inside = [n for n in c.observables if n not in c.outside_theorem]
+    if not inside:
+        shown, verdict = c.order, "inconclusive"
+        sentence = "Inconclusive: no smooth observable was compared, so no theorem applies."
+    else:
+        overall = overall_verdict(c.order, exclude=tuple(c.outside_theorem))
+        shown, verdict = c.order.sel(observable=inside), overall.verdict
+    one = _telling_fit(shown, verdict)
+    text = order_with_interval(*(float(one[k].item()) for k in _ENDS))
+    name, step = str(one["observable"].item()), float(one["step"].item())
+    if inside:
+        counts = {k: getattr(overall, k) for k in ("supported", "refuted", "inconclusive")}
+        found = f"{name} at step {plain(step)} has order {text}"
+        sentence = _sentence(f"Order {plain(c.claimed_order)}", verdict, found, counts, shown)
+    return Headline(verdict, sentence, name, step, text, plain(c.claimed_order))
+
+
+_ENDS = ("order", "order_low", "order_high")
+
+
+def _telling_fit(order: xr.Dataset, verdict: str) -> xr.Dataset:
+    """The fit that shows a verdict: the latest step that has one, the narrowest interval."""
+    fits = [
+        order.sel(observable=name, step=step)
+        for step in order["step"].values[::-1]
+        for name in order["observable"].values
+    ]
+    telling = [fit for fit in fits if str(fit["verdict"].item()) == verdict] or fits
+    last = max(float(fit["step"]) for fit in telling)
+
+    def width(fit: xr.Dataset) -> float:
+        between = float(fit["order_high"]) - float(fit["order_low"])
+        return between if np.isfinite(between) and np.isfinite(fit["order"]) else np.inf
+
+    return min((fit for fit in telling if float(fit["step"]) == last), key=width)
+
+
+def _sentence(
+    claim: str, verdict: str, found: str, counts: dict[str, int], order: xr.Dataset
+) -> str:
+    total = sum(counts.values())
+    tally = {
+        "supported": f"{counts['supported']} support it",
+        "refuted": f"{counts['refuted']} refute it",
+        "inconclusive": f"{counts['inconclusive']} are open",
+    }
+    first = tally.pop(verdict)
+    rest = " and ".join(tally.values())
+    sentence = f"of {total} fits (smooth observables, several times) {first}, {rest}"
+    if verdict == "supported" and counts["refuted"]:
+        sentence += f", no more than {total} looks allow"
+    if verdict != "inconclusive":
+        return f"{claim} is {verdict}: {found}; {sentence}."
+    reasons, often = np.unique(order["reason"].values.astype(str), return_counts=True)
+    return f"Inconclusive about {claim.lower()}: {sentence}. Most often: {reasons[often.argmax()]}."
 
 
 def in_brief(comparisons: Sequence[Comparison]) -> str:
@@ -75,7 +125,7 @@ def in_brief(comparisons: Sequence[Comparison]) -> str:
 
 def bias_sentence(c: Comparison) -> str:
     """The integrator's own weak error beside the weak error under study, at the finest rung."""
-    if "integrator_bias" not in c.errors:
+    if "integrator_bias" not in c.errors or not c.errors["integrator_bias"].notnull().any():
         return "The integrator's own error was not measured."
     last = c.errors.sel(step=c.last_step, method="nearest")
     steps = np.asarray(last["time_per_step"].values, dtype=np.float64)
@@ -83,7 +133,7 @@ def bias_sentence(c: Comparison) -> str:
     ratio = np.abs(finest["integrator_bias"].values) / np.maximum(
         np.abs(finest["error"].values), 2 * finest["standard_error"].values
     )
-    worst = int(np.nanargmax(ratio)) if np.isfinite(ratio).any() else 0
+    worst = int(np.nanargmax(ratio))
     return (
         "The integrator's own weak error (its finest time step against the extrapolated value, "
         f"already taken out of the errors above) is at most {plain(float(ratio[worst]), 2)} of the "
@@ -113,21 +163,6 @@ def unresolved_sentence(c: Comparison) -> str:
     if not named:
         return "Every error is resolved (at least 2 standard errors from 0)."
     return f"Not resolved, that is within 2 standard errors of 0: rungs of {', '.join(named)}."
-
-
-def _overall(verdicts: Sequence[str]) -> str:
-    if "refuted" in verdicts:
-        return "refuted"
-    return "supported" if "supported" in verdicts else "inconclusive"
-
-
-def _sentence(c: Comparison, verdict: str, verdicts: dict[str, str]) -> str:
-    claim = f"Weak order {plain(c.claimed_order)}"
-    named = [name for name, found in verdicts.items() if found == verdict]
-    listed = ", ".join(named)
-    if verdict == "inconclusive":
-        return f"{claim} is neither supported nor refuted: no observable resolves it."
-    return f"{claim} is {verdict} by {len(named)} of {len(verdicts)} smooth observables: {listed}."
 
 
 _NOISE_WORDS = {

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from sdeverify.report.formatting import (
     DASH,
-    anything,
     level,
     order_with_interval,
     plain,
@@ -54,54 +52,57 @@ class Table:
     folded: bool = False
 
 
-def order_table(c: Comparison, step: float | None = None) -> Table:
-    """Order, interval, verdict and goodness of the fit, by observable."""
-    at = c.last_step if step is None else step
+def order_table(
+    order: xr.Dataset,
+    at: float,
+    caption: str = "Order by observable",
+    outside: Collection[str] = (),
+) -> Table:
+    """Order, interval, verdict and goodness of the fit, by observable, at one step."""
     rows = []
-    for name in c.observables:
-        one = c.order.sel(observable=name, step=at)
-        ends = [_value(one, key) for key in ("order", "order_low", "order_high")]
-        chi2 = f"{plain(_value(one, 'chi2'), 3)} on {plain(_value(one, 'degrees_of_freedom'), 2)}"
+    for name in [str(n) for n in order["observable"].values]:
+        one = order.sel(observable=name, step=at)
+        ends = [value_of(one, key) for key in ("order", "order_low", "order_high")]
+        terms, freedom = value_of(one, "terms"), value_of(one, "degrees_of_freedom")
+        chi2 = f"{plain(value_of(one, 'chi2'), 3)} on {plain(freedom, 2)}" if terms > 0 else DASH
         verdict = str(one["verdict"].item())
-        outside = name in c.outside_theorem
         reason = str(one["reason"].item()) if "reason" in one else ""
         rows.append(
             (
-                Cell(name + (" (outside the theorem)" if outside else "")),
+                Cell(name + (" (outside the theorem)" if name in outside else "")),
                 Cell(verdict, "verdict"),
                 Cell(order_with_interval(*ends), "number"),
-                Cell(plain(_value(one, "terms"), 1), "number"),
+                Cell(plain(terms, 1) if terms > 0 else DASH, "number"),
                 Cell(chi2, "number"),
-                Cell(probability(_value(one, "p_value")), "number"),
+                Cell(probability(value_of(one, "p_value")), "number"),
                 Cell(reason),
             )
         )
     columns = ("Observable", "Verdict", "Order [95%]", "Terms", "χ² on d.o.f.", "p", "Reason")
     return Table(
-        f"Order by observable at step {plain(at)}",
+        f"{caption} at step {plain(at)}",
         columns,
         tuple(rows),
-        "One term is a s^p, two terms a s^p (1 + b s^p), fitted to the signed errors with their "
-        "full covariance; p is the probability of a χ² at least this large if the fit is right.",
-        folded=step is not None,
+        "One term is a sᵖ, two terms a sᵖ (1 + b s), fitted to the signed errors with their full "
+        "covariance, two only where χ² rejects one; p is the probability of a χ² at least this "
+        "large if the fit is right.",
     )
 
 
-def errors_table(c: Comparison, ds: xr.Dataset, caption: str, folded: bool = False) -> Table:
+def errors_table(c: Comparison, ds: xr.Dataset, caption: str) -> Table:
     """Signed errors by rung at the last compared step; those not resolved stand faint."""
     last = ds.sel(step=c.last_step, method="nearest")
     rows = []
     for name in [str(n) for n in ds["observable"].values]:
         one = last.sel(observable=name)
         pairs = zip(one["error"].values, one["standard_error"].values, strict=True)
-        rows.append((Cell(name), *(_error_cell(float(e), float(s)) for e, s in pairs)))
+        rows.append((Cell(name), *(error_cell(float(e), float(s)) for e, s in pairs)))
     return Table(
         caption,
         ("Observable", *rung_heads(ds)),
         tuple(rows),
         "Chain minus SDE. 0.0123(4) is 0.0123 with a standard error of 0.0004; grey italics: "
         "within 2 standard errors of 0.",
-        folded,
     )
 
 
@@ -124,7 +125,7 @@ def slopes_table(c: Comparison) -> Table | None:
     count = int(slope.sizes["rung_pair"])
     heads = [f"{plain(steps[i], 3)} → {plain(steps[i + 1], 3)}" for i in range(count)]
     note = "log of the ratio of two errors over the log of the ratio of their steps."
-    return Table("Local slopes", ("Observable", *heads), tuple(rows), note, folded=True)
+    return Table("Local slopes", ("Observable", *heads), tuple(rows), note)
 
 
 def bias_table(c: Comparison) -> Table | None:
@@ -137,22 +138,24 @@ def bias_table(c: Comparison) -> Table | None:
     for name in c.observables:
         one = finest.sel(observable=name)
         bias, error, se = (
-            _value(one, key) for key in ("integrator_bias", "error", "standard_error")
+            value_of(one, key) for key in ("integrator_bias", "error", "standard_error")
         )
         rows.append(
             (
                 Cell(name),
-                Cell(with_error(bias, _value(one, "integrator_bias_standard_error")), "number"),
-                _error_cell(error, se),
+                Cell(with_error(bias, value_of(one, "integrator_bias_standard_error")), "number"),
+                Cell(plain(abs(value_of(one, "integrator_residual")), 1), "number"),
+                error_cell(error, se),
                 Cell(plain(abs(bias) / abs(error), 2) if error else DASH, "number"),
             )
         )
     return Table(
         f"Integrator bias beside the weak error, at the finest rung (step {plain(min(steps), 3)})",
-        ("Observable", "Integrator bias", "Weak error", "Ratio"),
+        ("Observable", "Integrator bias", "Left, at most", "Weak error", "Bias / error"),
         tuple(rows),
         "Bias: the finest time step of Euler-Maruyama minus the value extrapolated to dt = 0, all "
-        "on one Brownian path. The weak error is taken against the extrapolated value.",
+        "on one Brownian path. The weak error is taken against the extrapolated value; what the "
+        "extrapolation may have left is allowed for in the order's interval.",
     )
 
 
@@ -165,9 +168,11 @@ def maximum_table(c: Comparison) -> Table | None:
         cells = [Cell(name)]
         for rung in range(c.rungs):
             one = c.errors.isel(rung=rung).sel(observable=name)
-            ends = [_value(one, key) for key in ("max_error_low", "max_error_high")]
-            text = f"{plain(_value(one, 'max_error'), 3)} [{plain(ends[0], 2)}, {plain(ends[1], 2)}]"
-            cells.append(Cell(f"{text} at {plain(_value(one, 'max_step'))}", "number"))
+            ends = [value_of(one, key) for key in ("max_error_low", "max_error_high")]
+            text = (
+                f"{plain(value_of(one, 'max_error'), 3)} [{plain(ends[0], 2)}, {plain(ends[1], 2)}]"
+            )
+            cells.append(Cell(f"{text} at {plain(value_of(one, 'max_step'))}", "number"))
         rows.append(tuple(cells))
     return Table(
         "Largest |error| over time",
@@ -175,93 +180,7 @@ def maximum_table(c: Comparison) -> Table | None:
         tuple(rows),
         "With its 95% interval and the step where it is reached. A maximum over noisy values is "
         "biased upwards: it is reported, not fitted.",
-        folded=True,
     )
-
-
-def confirmation_table(c: Comparison) -> Table | None:
-    """Sub-sampled against full-batch Euler-Maruyama."""
-    if c.confirmation is None:
-        return None
-    last = c.confirmation.isel(step=-1)
-    if "rung" in last.dims:
-        last = last.isel(rung=0)
-    rows = []
-    for name in [str(n) for n in last["observable"].values]:
-        one = last.sel(observable=name)
-        error, se = _value(one, "error"), _value(one, "standard_error")
-        ratio = plain(abs(error) / se, 2) if se > 0 else DASH
-        rows.append((Cell(name), _error_cell(error, se), Cell(ratio, "number")))
-    return Table(
-        f"Sub-sampled minus full-batch Euler-Maruyama at step {plain(float(last['step']))}",
-        ("Observable", "Difference", "In standard errors"),
-        tuple(rows),
-        "The SDE was integrated with a fresh subset of the samples at each step; here against "
-        "all samples. Differences should lie within about 2 standard errors of 0.",
-        folded=True,
-    )
-
-
-def exact_table(c: Comparison) -> Table | None:
-    """Weak errors without sampling, with their numerical error."""
-    if c.exact is None:
-        return None
-    last = c.exact.isel(step=-1)
-    heads = rung_heads(c.exact) if "rung" in last.dims else ["Weak error"]
-    rows = []
-    for name in [str(n) for n in last["observable"].values]:
-        one = last.sel(observable=name)
-        values = np.atleast_1d(one["error"].values)
-        bound = np.broadcast_to(one["bound"].values if "bound" in one else np.nan, values.shape)
-        cells = (
-            Cell(plain(v, 6) + (f" (±{plain(b, 1)})" if np.isfinite(b) else ""), "number")
-            for v, b in zip(map(float, values), map(float, bound), strict=True)
-        )
-        rows.append((Cell(name), *cells))
-    note = "From the transfer operator and the generator on a grid; in brackets the numerical error."
-    return Table("Exact weak errors, without sampling", ("Observable", *heads), tuple(rows), note)
-
-
-def runs_table(c: Comparison) -> Table:
-    """Where each ensemble came from."""
-    keys = ("seed", "replicas", "block_size", "device", "dtype", "refinement", "subsample")
-    heads = ("seed", "replicas", "block size", "device", "dtype", "refinement", "sub-sample")
-    named = [(f"chain {h}", ds) for h, ds in zip(rung_heads(c.errors), c.chains, strict=True)]
-    named += [(f"path {i}" if len(c.paths) > 1 else "path", ds) for i, ds in enumerate(c.paths)]
-    rows = []
-    for label, ds in named:
-        cells = [Cell(_attribute(ds, key), "number") for key in keys]
-        substeps = ds["substeps"].values if "substeps" in ds.coords else ()
-        cells.append(Cell(", ".join(str(int(s)) for s in substeps) or DASH, "number"))
-        settings = _attribute(ds, "hyperparameters", empty="")
-        name = str(ds.attrs.get("model") or ds.attrs.get("name", ""))
-        rows.append((Cell(label), *cells, Cell("; ".join(x for x in (name, settings) if x))))
-    return Table(
-        "The runs",
-        ("Run", *heads, "substeps", "Hyperparameters"),
-        tuple(rows),
-        "Refinement: own steps in one level-1 step. Sub-sample: samples in one Euler-Maruyama step "
-        "(0: all). Substeps: Euler-Maruyama steps in one level-1 step.",
-        folded=True,
-    )
-
-
-def comparison_tables(c: Comparison) -> dict[str, list[Table]]:
-    """All tables of a comparison, by the part of the section they belong to."""
-    flow = []
-    if c.flow_errors is not None:
-        flow.append(errors_table(c, c.flow_errors, "Errors against gradient flow", folded=True))
-    earlier = [float(s) for s in c.order["step"].values if float(s) != c.last_step]
-    optional = [slopes_table(c), maximum_table(c), confirmation_table(c)]
-    return {
-        "order": [order_table(c)],
-        "errors": [
-            errors_table(c, c.errors, f"Weak errors by rung at step {plain(c.last_step)}"),
-            *_present(bias_table(c), exact_table(c)),
-        ],
-        "more": [*_present(*optional), *flow, *(order_table(c, s) for s in earlier)],
-        "runs": [runs_table(c)],
-    }
 
 
 def rung_heads(ds: xr.Dataset) -> list[str]:
@@ -273,31 +192,14 @@ def rung_heads(ds: xr.Dataset) -> list[str]:
     return [f"s = {plain(float(v), 3)}" for v in np.atleast_1d(ds["time_per_step"].values)]
 
 
-def _present(*tables: Table | None) -> list[Table]:
+def present(*tables: Table | None) -> list[Table]:
     return [table for table in tables if table is not None]
 
 
-def _error_cell(error: float, standard_error: float) -> Cell:
+def error_cell(error: float, standard_error: float) -> Cell:
     faint = abs(error) < RESOLUTION * standard_error
     return Cell(with_error(error, standard_error), "faint" if faint else "number")
 
 
-def _value(ds: xr.Dataset, name: str) -> float:
+def value_of(ds: xr.Dataset, name: str) -> float:
     return float(ds[name].item()) if name in ds else float("nan")
-
-
-def _attribute(ds: xr.Dataset, key: str, empty: str = DASH) -> str:
-    import json
-
-    value: Any = ds.attrs.get(key, empty)
-    if isinstance(value, str) and value.startswith("{"):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return str(value)
-    return anything(value)
-
-
-def settings_rows(settings: Sequence[tuple[str, Any]]) -> tuple[tuple[Cell, ...], ...]:
-    """Rows of a two-column table of names and values."""
-    return tuple((Cell(str(name)), Cell(anything(value))) for name, value in settings)

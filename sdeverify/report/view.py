@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdeverify.report.formatting import anything, plain
+from sdeverify.report.formatting import anything, plain, prose
 from sdeverify.report.mathml import symbol_latex
 from sdeverify.report.results import Comparison, Results
 from sdeverify.report.sentences import (
@@ -17,7 +17,8 @@ from sdeverify.report.sentences import (
     noise_text,
     unresolved_sentence,
 )
-from sdeverify.report.tables import Table, comparison_tables
+from sdeverify.report.evidence import comparison_tables
+from sdeverify.report.tables import Table
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Section:
     facts: Mapping[str, str]
     assumptions: tuple[str, ...]
     ladder: str
+    can_tell: str
     cannot_tell: str
     unresolved: str
     bias: str
@@ -84,10 +86,11 @@ def section(c: Comparison) -> Section:
         model=str(d["name"]),
         equations=tuple(map(str, d["equations"])),
         constants=_constants(d),
-        facts={key: value for key, value in facts.items() if value},
-        assumptions=tuple(map(str, d["assumptions"])),
+        facts={key: prose(value) for key, value in facts.items() if value},
+        assumptions=tuple(prose(str(line)) for line in d["assumptions"]),
         ladder=ladder_sentence(c),
-        cannot_tell=c.cannot_tell,
+        can_tell=prose(str(c.errors.attrs.get("ladder_power_note", ""))),
+        cannot_tell=prose(c.cannot_tell),
         unresolved=unresolved_sentence(c),
         bias=bias_sentence(c),
         noise={label: noise_text(value) for label, value in c.noise.items()},
@@ -116,7 +119,7 @@ def _constants(description: Mapping[str, Any]) -> tuple[Constant, ...]:
     for name, entry in description["constants"].items():
         value, meaning = entry if isinstance(entry, (list, tuple)) else (entry, "")
         latex = symbols.get(name) or symbol_latex(name)
-        made.append(Constant(str(name), latex, anything(value), str(meaning)))
+        made.append(Constant(str(name), latex, anything(value), prose(str(meaning))))
     return tuple(made)
 
 

@@ -12,6 +12,7 @@ from scipy.stats import chi2
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise import GaussianNoise
+from sdeverify.observables import Observable
 from sdeverify.optimizers import SGD, Optimizer, SGDMomentum
 from sdeverify.oracle import GradientOracle
 from sdeverify.problems.problem import FunctionProblem
@@ -19,7 +20,7 @@ from sdeverify.reference.linear_moments import Moments
 from sdeverify.reference.linear_quadratic import momentum_sde_moments, sgd_sde_moments
 from sdeverify.reference.linear_quadratic_chains import momentum_chain_moments, sgd_chain_moments
 from sdeverify.reference.quadratic import Quadratic
-from sdeverify.rng import Streams, blocks_of
+from sdeverify.simulate import simulate
 from sdeverify.state import State
 
 HESSIAN = np.array([[1.2, 0.3], [0.3, 0.7]])
@@ -145,6 +146,10 @@ def test_the_recursion_equals_the_coded_step_over_all_atoms(case: Case) -> None:
     np.testing.assert_allclose(found.times, found.steps * optimizer.time_per_step)
 
 
+def coordinate(component: str, index: int) -> Observable:
+    return Observable(f"{component}{index}", lambda s: s.components[component][:, index])
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_an_ensemble_of_the_coded_optimizer_has_these_moments(case: Case) -> None:
     """Exact chi-square laws of Gaussian states; false alarms: 4e-5 of seeds in each case."""
@@ -159,12 +164,18 @@ def test_an_ensemble_of_the_coded_optimizer_has_these_moments(case: Case) -> Non
         **arguments,
     )
     p0 = {"p": tensor(arguments["p0"])} if "p0" in arguments else {}
-    y = optimizer.from_sde(State(start, theta=tensor(THETA0), **p0).expand(replicas), source)
-    streams = Streams(5, "law", blocks_of(replicas, replicas))
-    for k in range(start, start + steps):
-        y = optimizer.step(k, y, source.sample(y["theta"], source.draw(streams, k)))
-    state = optimizer.to_sde(start + steps, y, source)
-    packed = torch.cat([state.components[c] for c in optimizer.sde_components], 1).numpy()
+    chain = simulate(
+        optimizer,
+        source,
+        State(start, theta=tensor(THETA0), **p0),
+        [steps],
+        [coordinate(c, i) for c in optimizer.sde_components for i in range(2)],
+        replicas=replicas,
+        seed=5,
+        block_size=replicas // 4,
+        keep_replicas=True,
+    )
+    packed = chain["replicas"].values[:, -1]
     away = packed - found.mean[0]
     inverse = np.linalg.inv(found.covariance[0])
     about_mean = replicas * away.mean(0) @ inverse @ away.mean(0)

@@ -1,0 +1,87 @@
+"""A net and its loss as pure functions of the parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from sdeverify.errors import UnsupportedError
+from sdeverify.problems.losses import PerSampleLoss
+from sdeverify.problems.parameters import ParameterLayout
+from sdeverify.problems.samples import Data
+from sdeverify.shapes import Float, Tensor
+
+
+@dataclass(frozen=True)
+class FunctionalModel:
+    """Outputs and per-sample losses for given parameters.
+
+    Args:
+        net: a private copy of the user's net, so that neither its mode nor its weights change.
+        layout: the order of the trainable parameters.
+        fixed: frozen parameters and buffers.
+        loss: one value a sample.
+    """
+
+    net: nn.Module
+    layout: ParameterLayout
+    fixed: Mapping[str, Tensor]
+    loss: PerSampleLoss
+
+    def outputs(self, parameters: Mapping[str, Tensor], data: Data) -> Tensor:
+        """net(inputs) on a batch, at parameters given by name."""
+        everything = {**self.fixed, **parameters}
+        result: Tensor = functional_call(self.net, everything, data.args, data.kwargs)
+        return result
+
+    def losses(self, parameters: Mapping[str, Tensor], data: Data) -> Float[Tensor, " n"]:
+        """l_i for each sample of a batch."""
+        return self.loss(self.outputs(parameters, data), data.targets)
+
+    def sample_loss(self, parameters: Mapping[str, Tensor], sample: Data) -> Float[Tensor, ""]:
+        """l_i of one sample, given without its batch dimension."""
+        return self.losses(parameters, sample.map(lambda x: x.unsqueeze(0))).squeeze(0)
+
+
+def private_copy(net: nn.Module) -> nn.Module:
+    """A copy that computes the same function and is safe under `torch.func`.
+
+    In-place activations become out-of-place ones, and the fused inference kernels of transformer
+    layers in eval mode (which `vmap` does not cover) are switched off: such a layer is put in train
+    mode with its dropout set to 0, which is the same function.
+    """
+    try:
+        twin = copy.deepcopy(net)
+    except Exception as error:
+        raise UnsupportedError(
+            f"{type(net).__name__} cannot be copied ({error}). Where it uses "
+            "torch.nn.utils.weight_norm or spectral_norm, use torch.nn.utils.parametrizations."
+        ) from error
+    fused = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+    for module in list(twin.modules()):
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+        if type(module) in fused and not module.training:
+            module.training = True
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
+    return twin.requires_grad_(False)
+
+
+def fixed_values(
+    net: nn.Module, layout: ParameterLayout, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Copies of the frozen parameters and the buffers, floating-point ones in `dtype`."""
+    named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return {
+        name: value.detach().to(
+            device, dtype if value.is_floating_point() else value.dtype, copy=True
+        )
+        for name, value in named.items()
+        if name not in layout.live
+    }

@@ -1,0 +1,101 @@
+"""The data of a problem: inputs and targets, with the sample as leading dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from sdeverify.shapes import Int, Tensor
+
+NetInputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+"""What a net is called with: `net(x)`, `net(*x)` or `net(**x)`."""
+
+
+class Data(NamedTuple):
+    """Some samples: positional and keyword arguments of the net, and targets."""
+
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Tensor]
+    targets: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Data:
+        """The function applied to every tensor."""
+        return Data(
+            tuple(function(a) for a in self.args),
+            {key: function(a) for key, a in self.kwargs.items()},
+            function(self.targets),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under a name for messages."""
+        if len(self.args) == 1:
+            named = {"inputs": self.args[0]}
+        else:
+            named = {f"inputs[{i}]": a for i, a in enumerate(self.args)}
+        return named | {f"inputs['{k}']": v for k, v in self.kwargs.items()} | {
+            "targets": self.targets
+        }
+
+
+class Batch(NamedTuple):
+    """The samples of some replicas.
+
+    `data` is the same for all of them where `shared`, shape `(n, ...)`, else `(replica, n, ...)`.
+    """
+
+    data: Data
+    shared: bool
+
+    def of_one(self) -> Data:
+        """The samples of the only replica, without the replica dimension."""
+        return self.data if self.shared else self.data.map(lambda x: x[0])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All N samples of a problem."""
+
+    data: Data
+
+    @classmethod
+    def of(cls, inputs: NetInputs, targets: Tensor) -> Samples:
+        """Inputs and targets as they were given, detached."""
+        if isinstance(inputs, Tensor):
+            data = Data((inputs,), {}, targets)
+        elif isinstance(inputs, Mapping):
+            data = Data((), dict(inputs), targets)
+        else:
+            data = Data(tuple(inputs), {}, targets)
+        return cls(data.map(torch.Tensor.detach))
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.data.targets)
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """What gathering one sample costs."""
+        return sum(x[:1].numel() * x.element_size() for x in self.data.tensors().values())
+
+    def first(self, count: int) -> Data:
+        """The first samples."""
+        return self.data.map(lambda x: x[:count])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Samples:
+        """On a device, floating-point tensors in `dtype`; integers stay integers."""
+        return Samples(
+            self.data.map(lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype))
+        )
+
+    def batch(
+        self, indices: Int[Tensor, "replica n"] | None, replicas: slice, part: slice
+    ) -> Batch:
+        """The samples of a slice of the replicas; `part` cuts the subset (or the whole data)."""
+        if indices is None:
+            return Batch(self.data.map(lambda x: x[part]), True)
+        chosen = indices[replicas, part]
+        return Batch(self.data.map(lambda x: x[chosen]), False)

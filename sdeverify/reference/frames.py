@@ -1,0 +1,116 @@
+"""State coordinates and the tensor grids on which laws and observables are represented."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.reference.domain import Axis
+from sdeverify.reference.grids import Array, ChebyshevGrid, Grid
+from sdeverify.state import State
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One number of the state: entry `index` of `component`, on its axis."""
+
+    component: str
+    index: int
+    axis: Axis
+
+    def __str__(self) -> str:
+        return f"{self.component}[{self.index}]"
+
+    def of(self, state: State) -> float:
+        """The coordinate's value, in its chart, at a point."""
+        value = np.array(float(state.components[self.component].reshape(-1)[self.index]))
+        return float(self.axis.chart(value))
+
+
+Coordinates = tuple[Coordinate, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The tensor product of one grid for each coordinate.
+
+    A law is represented by an array `r` of the grid's shape with E phi = sum r phi(nodes): the
+    interpolation from the nodes, averaged over the law.
+    """
+
+    coordinates: Coordinates
+    grids: tuple[Grid, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Grid points along each coordinate."""
+        return tuple(grid.size for grid in self.grids)
+
+    @cached_property
+    def values(self) -> list[Array]:
+        """The nodes of each coordinate, in the state's own terms."""
+        return [
+            c.axis.value(g.nodes) for c, g in zip(self.coordinates, self.grids, strict=True)
+        ]
+
+    @cached_property
+    def components(self) -> dict[str, torch.Tensor]:
+        """All grid points as the components of an ensemble, `(point, param)`."""
+        return as_components(self.coordinates, self.values)
+
+    def expectations(self, r: Array, step: float, observables: Sequence[Any]) -> Array:
+        """E of each observable, `(observable,)`."""
+        state = State(step, **self.components)
+        return np.array([np.sum(r.ravel() * evaluate(o, state)) for o in observables])
+
+    def point_mass(self, at: Sequence[float]) -> Array:
+        """The law of a point, given by its coordinates in their charts."""
+        rows = [g.interpolation(np.array([x]))[0] for g, x in zip(self.grids, at, strict=True)]
+        return outer(rows)
+
+
+def point_frame(coordinates: Coordinates, at: Sequence[float]) -> Frame:
+    """The frame that consists of one point."""
+    return Frame(coordinates, tuple(ChebyshevGrid(x, x, 1) for x in at))
+
+
+def as_components(
+    coordinates: Coordinates, values: Sequence[Array]
+) -> dict[str, torch.Tensor]:
+    """The tensor product of the coordinates' values as components `(point, param)`."""
+    mesh = np.meshgrid(*values, indexing="ij")
+    parts: dict[str, list[Array]] = {}
+    for coordinate, array in zip(coordinates, mesh, strict=True):
+        parts.setdefault(coordinate.component, []).append(array.ravel())
+    return {name: torch.from_numpy(np.stack(rows, -1)) for name, rows in parts.items()}
+
+
+def outer(rows: Sequence[Array]) -> Array:
+    """The outer product of vectors."""
+    letters = string.ascii_lowercase[: len(rows)]
+    return np.asarray(np.einsum(f"{','.join(letters)}->{letters}", *rows))
+
+
+def evaluate(observable: Callable[[State], Any], state: State) -> Array:
+    """An observable on an ensemble, `(replica,)`, refused where it is not that."""
+    name = getattr(observable, "name", repr(observable))
+    values = torch.as_tensor(observable(state)).detach().to(torch.float64).numpy()
+    replicas = state.components["theta"].shape[0]
+    if values.shape != (replicas,):
+        raise InvalidInputError(
+            f"observable '{name}' gave shape {values.shape} for {replicas} replicas; it must give "
+            "one number a replica, shape (replica,)."
+        )
+    if not np.isfinite(values).all():
+        raise InvalidInputError(
+            f"observable '{name}' is not finite on the whole domain. Restrict the domain or use "
+            "an observable that is smooth there."
+        )
+    return np.asarray(values)

@@ -1,0 +1,172 @@
+"""The transfer operator of a chain: laws pushed through the optimizer's own step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.reference.boxes import Spread, advance, box, image_moments
+from sdeverify.reference.domain import Interval, Moving, Positive
+from sdeverify.reference.frames import Coordinates, Frame, point_frame
+from sdeverify.reference.grids import Array
+from sdeverify.reference.push import dense_operator, push
+from sdeverify.state import State
+
+LARGEST_MATRIX = 4096
+"""Grid points up to which a repeated step is kept as a dense matrix."""
+
+
+@dataclass
+class Chain:
+    """The optimizer's step on grid points x atoms.
+
+    Args:
+        optimizer, oracle: as handed to `exact_weak_error`.
+        coordinates: the state's coordinates, theta's first.
+    """
+
+    optimizer: Any
+    oracle: Any
+    coordinates: Coordinates
+    _gradients: dict[bytes, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        atoms = self.oracle.atoms()
+        self.weights: Array = atoms.weights.detach().numpy().astype(np.float64)
+        self._atoms = atoms.gradients
+
+    def images(self, k: int, frame: Frame) -> list[Array]:
+        """Where own step k takes each grid point, by atom: charts, each `(*shape, atom)`."""
+        point = State(k / self.optimizer.refinement, **frame.components)
+        atoms = self.weights.size
+        y = {
+            name: value.repeat_interleave(atoms, 0)
+            for name, value in self.optimizer.from_sde(point, self.oracle).items()
+        }
+        moved = self.optimizer.step(k, y, self._gradient(frame))
+        state = self.optimizer.to_sde(k + 1, moved, self.oracle)
+        return [self._chart(frame, c, state, k) for c in range(len(self.coordinates))]
+
+    def _chart(self, frame: Frame, c: int, state: State, k: int) -> Array:
+        coordinate = self.coordinates[c]
+        values = state.components[coordinate.component][:, coordinate.index].detach().numpy()
+        with np.errstate(invalid="ignore"):
+            images = coordinate.axis.chart(values.reshape(*frame.shape, self.weights.size))
+        if not np.isfinite(images).all():
+            raise InvalidInputError(
+                f"step {k} of {type(self.optimizer).__name__} gives {coordinate} that is not "
+                "finite, or negative where it should be positive, from points of the domain. "
+                "Start with u > 0, or keep the domain to states that the optimizer can reach."
+            )
+        check_interval(coordinate, images, k)
+        return images
+
+    def _gradient(self, frame: Frame) -> torch.Tensor:
+        """The atoms' gradients at all grid points, `(point * atom, param)`."""
+        dim = sum(c.component == "theta" for c in self.coordinates)
+        key = b"".join(v.tobytes() for v in frame.values[:dim])
+        if key not in self._gradients:
+            first = Frame(self.coordinates[:dim], frame.grids[:dim])
+            self._gradients.clear()
+            self._gradients[key] = self._atoms(first.components["theta"]).detach()
+        each = self._gradients[key]
+        rest = int(np.prod(frame.shape[dim:], dtype=int))
+        return each.unsqueeze(1).expand(-1, rest, -1, -1).reshape(-1, dim)
+
+    def next_frame(
+        self, frame: Frame, spreads: Sequence[Spread], images: Sequence[Array]
+    ) -> tuple[Frame, list[Spread]]:
+        """The grids that hold the images, and the spreads that they follow."""
+        grids, following = [], []
+        for c, coordinate in enumerate(self.coordinates):
+            axis, low, high, spread = coordinate.axis, 0.0, 0.0, spreads[c]
+            if isinstance(axis, Moving | Positive):
+                moments = image_moments(images[c], self.weights)
+                spread = advance(frame, spreads, c, moments)
+                low, high = box(spread, axis.width, moments)
+            grids.append(axis.grid(low, high))
+            following.append(spread)
+        if all(g == old for g, old in zip(grids, frame.grids, strict=True)):
+            return frame, following
+        return Frame(self.coordinates, tuple(grids)), following
+
+
+def check_interval(coordinate: Any, images: Array, k: int) -> None:
+    """Refuses an interval that the chain leaves."""
+    axis = coordinate.axis
+    if not isinstance(axis, Interval):
+        return
+    low, high = float(images.min()), float(images.max())
+    slack = 1e-9 * (axis.high - axis.low)
+    if low < axis.low - slack or high > axis.high + slack:
+        raise InvalidInputError(
+            f"step {k} takes {coordinate} out of its Interval({axis.low:g}, {axis.high:g}), to "
+            f"[{low:.6g}, {high:.6g}]. Widen the interval until the optimizer maps it into "
+            "itself, use Moving(), or Periodic() if the coordinate is an angle."
+        )
+
+
+@dataclass
+class Sweep:
+    """A law on its way through the chain, with the dense matrix of a step that repeats itself."""
+
+    chain: Chain
+    frame: Frame
+    law: Array
+    spreads: list[Spread]
+    _images: list[Array] | None = None
+    _source: Frame | None = None
+    _matrix: Array | None = None
+
+    def step(self, k: int) -> None:
+        """Own step k."""
+        images = self.chain.images(k, self.frame)
+        if self._repeats(images):
+            if self._matrix is None:
+                self._matrix = dense_operator(images, self.chain.weights, self.frame)
+            self.law = (self.law.ravel() @ self._matrix).reshape(self.frame.shape)
+            return
+        new, self.spreads = self.chain.next_frame(self.frame, self.spreads, images)
+        self.law = push(self.law, images, self.chain.weights, new)
+        self._images, self._source, self._matrix = images, self.frame, None
+        self.frame = new
+
+    def _repeats(self, images: list[Array]) -> bool:
+        """Whether this step is the last one again, on the same grids, small enough for a matrix."""
+        if self._images is None or self._source is not self.frame or len(images) > 2:
+            return False
+        if self.law.size > LARGEST_MATRIX:
+            return False
+        return all(
+            np.array_equal(a, b) for a, b in zip(images, self._images, strict=True)
+        )
+
+
+def chain_expectations(
+    optimizer: Any,
+    oracle: Any,
+    start: State,
+    own_steps: Sequence[int],
+    observables: Sequence[Any],
+    coordinates: Coordinates,
+) -> Array:
+    """E of each observable after each of the ascending own steps, `(step, observable)`."""
+    chain = Chain(optimizer, oracle, coordinates)
+    at = [c.of(start) for c in coordinates]
+    sweep = Sweep(
+        chain, point_frame(coordinates, at), np.ones((1,) * len(at)), [Spread(x, x) for x in at]
+    )
+    k = optimizer.own_step(start.step)
+    rows = []
+    for target in own_steps:
+        while k < target:
+            sweep.step(k)
+            k += 1
+        step = k / optimizer.refinement
+        rows.append(sweep.frame.expectations(sweep.law, step, observables))
+    return np.stack(rows)

@@ -1,0 +1,140 @@
+"""The tables behind a comparison: confirmation, exact values, runs and settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sdeverify.report.formatting import DASH, anything, plain
+from sdeverify.report.results import Comparison
+from sdeverify.report.tables import (
+    Cell,
+    Table,
+    bias_table,
+    error_cell,
+    errors_table,
+    maximum_table,
+    order_table,
+    present,
+    rung_heads,
+    slopes_table,
+    value_of,
+)
+
+
+def confirmation_table(c: Comparison) -> Table | None:
+    """Sub-sampled against full-batch Euler-Maruyama."""
+    if c.confirmation is None:
+        return None
+    last = c.confirmation.isel(step=-1)
+    count, largest = c.confirmation.attrs.get("comparisons"), c.confirmation.attrs.get("largest_z")
+    over = ""
+    if count and largest is not None:
+        over = (
+            f" Over all times and observables the largest of {count} differences is "
+            f"{plain(largest, 2)} standard errors."
+        )
+    rows = []
+    for name in [str(n) for n in last["observable"].values]:
+        one = last.sel(observable=name)
+        error, se = value_of(one, "error"), value_of(one, "standard_error")
+        ratio = plain(abs(error) / se, 2) if se > 0 else DASH
+        rows.append((Cell(name), error_cell(error, se), Cell(ratio, "number")))
+    return Table(
+        f"Sub-sampled minus full-batch Euler-Maruyama at step {plain(float(last['step']))}",
+        ("Observable", "Difference", "In standard errors"),
+        tuple(rows),
+        "The SDE was integrated with a fresh subset of the samples at each step; here against "
+        f"all samples.{over}",
+    )
+
+
+def exact_table(c: Comparison) -> Table | None:
+    """Weak errors without sampling, with their numerical error."""
+    if c.exact is None:
+        return None
+    last = c.exact.isel(step=-1)
+    heads = rung_heads(c.exact) if "rung" in last.dims else ["Weak error"]
+    rows = []
+    for name in [str(n) for n in last["observable"].values]:
+        one = last.sel(observable=name)
+        values = np.atleast_1d(one["error"].values)
+        bound = np.broadcast_to(one["bound"].values if "bound" in one else np.nan, values.shape)
+        cells = (
+            Cell(plain(v, 6) + (f" (±{plain(b, 1)})" if np.isfinite(b) else ""), "number")
+            for v, b in zip(map(float, values), map(float, bound), strict=True)
+        )
+        rows.append((Cell(name), *cells))
+    note = (
+        "From the transfer operator and the generator on a grid; in brackets the numerical error."
+    )
+    return Table("Exact weak errors, without sampling", ("Observable", *heads), tuple(rows), note)
+
+
+def runs_table(c: Comparison) -> Table:
+    """Where each ensemble came from."""
+    keys = ("seed", "replicas", "block_size", "device", "dtype", "refinement", "subsample")
+    heads = ("seed", "replicas", "block size", "device", "dtype", "refinement", "sub-sample")
+    named = [(f"chain {h}", ds) for h, ds in zip(rung_heads(c.errors), c.chains, strict=True)]
+    named += [(f"path {i}" if len(c.paths) > 1 else "path", ds) for i, ds in enumerate(c.paths)]
+    rows = []
+    for label, ds in named:
+        cells = [Cell(_attribute(ds, key), "number") for key in keys]
+        substeps = ds["substeps"].values if "substeps" in ds.coords else ()
+        cells.append(Cell(", ".join(str(int(s)) for s in substeps) or DASH, "number"))
+        settings = _attribute(ds, "hyperparameters", empty="")
+        name = str(ds.attrs.get("model") or ds.attrs.get("name", ""))
+        rows.append((Cell(label), *cells, Cell("; ".join(x for x in (name, settings) if x))))
+    return Table(
+        "The runs",
+        ("Run", *heads, "substeps", "Hyperparameters"),
+        tuple(rows),
+        "Refinement: own steps in one level-1 step. Sub-sample: samples in one Euler-Maruyama step "
+        "(0: all). Substeps: Euler-Maruyama steps in one level-1 step.",
+    )
+
+
+def comparison_tables(c: Comparison) -> dict[str, list[Table]]:
+    """All tables of a comparison, by the part of the section they belong to."""
+    exact = exact_table(c)
+    more = [slopes_table(c), maximum_table(c), confirmation_table(c)]
+    if c.flow_errors is not None:
+        more.append(errors_table(c, c.flow_errors, "Errors against gradient flow"))
+    for order, caption in (
+        (c.flow_order, "Order against gradient flow"),
+        (c.exact_order, "Order of the exact errors"),
+    ):
+        if order is not None:
+            more.append(order_table(order, float(order["step"].values[-1]), caption))
+    earlier = [float(s) for s in c.order["step"].values[:-1]]
+    more += [order_table(c.order, step, outside=c.outside_theorem) for step in earlier]
+    return {
+        "order": [order_table(c.order, c.last_step, outside=c.outside_theorem)],
+        "errors": [
+            errors_table(c, c.errors, f"Weak errors by rung at step {plain(c.last_step)}"),
+            *present(bias_table(c), exact),
+        ],
+        "more": [replace(table, folded=True) for table in present(*more)],
+        "runs": [replace(runs_table(c), folded=True)],
+    }
+
+
+def _attribute(ds: xr.Dataset, key: str, empty: str = DASH) -> str:
+    value: Any = ds.attrs.get(key, empty)
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return str(value)
+    return anything(value)
+
+
+def settings_table(caption: str, settings: Mapping[str, Any]) -> Table:
+    """Names and values."""
+    rows = tuple((Cell(str(name)), Cell(anything(value))) for name, value in settings.items())
+    return Table(caption, ("Name", "Value"), rows)

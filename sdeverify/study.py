@@ -1,0 +1,272 @@
+"""A study: one optimizer along one ladder, or several of them; what is computed, and in what jobs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sdeverify.analysis import estimate_order, ladder, weak_error
+from sdeverify.analysis.confirmation import confirm
+from sdeverify.errors import InvalidInputError
+from sdeverify.noise_statistics import noise_statistics
+from sdeverify.observables import Observable
+from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.oracle import GradientOracle
+from sdeverify.scalings import Ladder, Rung
+from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.simulate import Job, Sink, chain_job, path_job, run_job, versions
+from sdeverify.state import State
+
+
+@dataclass(frozen=True)
+class Study:
+    """The weak error of one optimizer's SDE along one ladder of steps.
+
+    Args:
+        name: letters, digits and '-'; it names files.
+        title: for the report.
+        optimizer, oracle: the level-1 run.
+        start: the state that both sides start from.
+        steps: level-1 steps from the start: how many, or which to record.
+        observables: the test functions.
+        ladder: `SvagLevels` or `LearningRates`.
+        sde: another SDE class than the optimizer's own; `sde_options` go to `derive`.
+        replicas: discrete replicas at each rung.
+        path_replicas: replicas of the SDE; None for as many.
+        substeps: Euler-Maruyama steps in one level-1 step, on one Brownian path.
+        subsample: samples in an SDE step, 0 for all.
+        confirm_replicas: with `subsample`, also solve the SDE with all samples, with so many
+            replicas, and report the difference.
+        seed: all random numbers follow from it and the study's name.
+        start_note: how the start was made, for the report.
+    """
+
+    name: str
+    title: str
+    optimizer: Optimizer
+    oracle: GradientOracle
+    start: State
+    steps: int | Sequence[float]
+    observables: Sequence[Observable]
+    ladder: Ladder
+    sde: type[GradientSDE] | None = None
+    sde_options: Mapping[str, Any] = field(default_factory=dict)
+    replicas: int = 1024
+    path_replicas: int | None = None
+    substeps: Sequence[int] = (2, 4)
+    subsample: int = 0
+    confirm_replicas: int = 0
+    seed: int = 0
+    start_note: str = ""
+
+    def rungs(self) -> list[Rung]:
+        """The discrete runs, coarsest first."""
+        return self.ladder.rungs(self.optimizer, self.oracle)
+
+    def sdes(self) -> tuple[list[GradientSDE], list[int]]:
+        """The different SDEs along the ladder, and for each rung the number of its SDE."""
+        kinds: list[GradientSDE] = []
+        belongs: list[int] = []
+        for rung in self.rungs():
+            oracle = self.oracle if rung.oracle.noise is self.oracle.noise else rung.oracle
+            sde = derive(rung.optimizer, oracle, self.sde, **self.sde_options)
+            same = [i for i, other in enumerate(kinds) if _same(sde, other)]
+            if not same:
+                kinds.append(sde)
+            belongs.append(same[0] if same else len(kinds) - 1)
+        return kinds, belongs
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Studies that answer one question together, and the parameters that `--set` changes.
+
+    Args:
+        name: its short name.
+        title, question: for the report.
+        build: keyword parameters with defaults -> the studies.
+        command: the command that makes the results again.
+    """
+
+    name: str
+    title: str
+    question: str
+    build: Callable[..., Sequence[Study]]
+    command: str = ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters of `build` with their defaults."""
+        return {n: p.default for n, p in inspect.signature(self.build).parameters.items()}
+
+    def studies(self, **parameters: Any) -> list[Study]:
+        """The studies for these parameters.
+
+        Raises:
+            InvalidInputError: an unknown parameter, or two studies of one name.
+        """
+        unknown = sorted(set(parameters) - set(self.defaults))
+        if unknown:
+            raise InvalidInputError(
+                f"the study '{self.name}' has no parameter {', '.join(unknown)}; it has "
+                f"{', '.join(self.defaults)}."
+            )
+        built = list(self.build(**parameters))
+        names = [study.name for study in built]
+        if not built or len(set(names)) != len(names):
+            raise InvalidInputError(f"the studies of '{self.name}' need different names: {names}.")
+        return built
+
+
+def study_jobs(study: Study) -> dict[str, Job]:
+    """All ensembles of a study, by name: chain_i, path_i, flow_i, and full_0 to confirm."""
+    point, steps, seen = study.start, study.steps, study.observables
+    jobs: dict[str, Job] = {}
+    for i, rung in enumerate(study.rungs()):
+        jobs[f"chain_{i}"] = chain_job(
+            rung.optimizer, rung.oracle, point, steps, seen, study.replicas, study.seed + i
+        )
+    sdes, belongs = study.sdes()
+    paths = study.path_replicas or study.replicas
+    for i, sde in enumerate(sdes):
+        substeps = _substeps(study, belongs.index(i), len(sdes))
+        flow = GradientFlow.without_noise(sde)
+        jobs[f"path_{i}"] = path_job(
+            sde, point, steps, seen, paths, substeps, study.seed, study.subsample
+        )
+        jobs[f"flow_{i}"] = path_job(flow, point, steps, seen, 2, substeps, study.seed)
+    if study.subsample and study.confirm_replicas:
+        jobs["full_0"] = path_job(
+            sdes[0], point, steps, seen, study.confirm_replicas, study.substeps, study.seed + 1
+        )
+    return jobs
+
+
+def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataTree:
+    """The results of a study from its ensembles: errors, orders, explanation, provenance."""
+    sdes, belongs = study.sdes()
+    rungs = study.rungs()
+    groups = dict(datasets)
+    for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
+        each = [
+            weak_error(datasets[f"chain_{i}"], datasets[f"{kind}_{j}"])
+            for i, j in enumerate(belongs)
+        ]
+        labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
+        along = ladder(each, study.ladder.kind, claimed_order=claimed_order(study), **labels)
+        groups[errors], groups[order] = along, estimate_order(along)
+    if "full_0" in datasets:
+        groups["confirmation"] = confirm(datasets["path_0"], datasets["full_0"])
+    tree = xr.DataTree.from_dict({f"/{name}": ds for name, ds in groups.items()})
+    statistics = noise_statistics(study.oracle.problem, study.start.expand(1).theta[0])
+    tree.attrs = {
+        "title": study.title,
+        "claimed_order": claimed_order(study),
+        "ladder": study.ladder.kind,
+        "cannot_tell": study.ladder.cannot_tell,
+        "description": json.dumps(asdict(sdes[0].description)),
+        "start_note": study.start_note,
+        "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),
+        **statistics.attrs(),
+    }
+    return tree
+
+
+def claimed_order(study: Study) -> float:
+    """What the SDE claims on the study's ladder: its order, but 1 on levels of a fixed SDE."""
+    sdes, _ = study.sdes()
+    return 1.0 if study.ladder.kind == "svag" else sdes[0].claimed_order
+
+
+def assemble(
+    campaign: Campaign,
+    studies: Sequence[Study],
+    datasets: Mapping[str, xr.Dataset],
+    parameters: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """The results of a campaign from its ensembles, named "study/job"."""
+    children = {}
+    for study in studies:
+        own = {
+            name.removeprefix(f"{study.name}/"): ds
+            for name, ds in datasets.items()
+            if name.startswith(f"{study.name}/")
+        }
+        children[study.name] = assemble_study(study, own)
+    tree = xr.DataTree(children=children)
+    used = {**campaign.defaults, **(parameters or {})}
+    tree.attrs = {
+        "title": campaign.title,
+        "question": campaign.question,
+        "command": campaign.command,
+        "versions": json.dumps(versions()),
+        "parameters": json.dumps(used, default=str),
+    }
+    return tree
+
+
+def campaign_jobs(studies: Sequence[Study]) -> dict[str, Job]:
+    """All ensembles of all studies, named "study/job"."""
+    return {f"{s.name}/{name}": job for s in studies for name, job in study_jobs(s).items()}
+
+
+def as_campaign(study: Campaign | Study) -> Campaign:
+    """A single study as a campaign of its own."""
+    if isinstance(study, Campaign):
+        return study
+    return Campaign(study.name, study.title, study.title, lambda: [study])
+
+
+def run(
+    study: Campaign | Study,
+    sinks: Callable[[str, Job], Sink] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+    **parameters: Any,
+) -> xr.DataTree:
+    """Computes a study in this process and gives its results.
+
+    Args:
+        sinks: (job name, job) -> where its blocks go, such as `Store(path).sink`; with it a
+            stopped run goes on where it was.
+        progress: called with the job's name and the replicas done, block by block.
+        parameters: of the campaign, as with `--set`.
+
+    Returns:
+        A tree with one child a study: `errors`, `order`, `flow_errors`, `flow_order`, all
+        ensembles, and the explanation in its attributes.
+    """
+    campaign = as_campaign(study)
+    studies = campaign.studies(**parameters)
+    datasets = {}
+    for name, job in campaign_jobs(studies).items():
+        sink = None if sinks is None else sinks(name, job)
+
+        def report(done: int, job_name: str = name) -> None:
+            if progress is not None:
+                progress(job_name, done)
+
+        datasets[name] = run_job(job, sink, progress=report)
+    return assemble(campaign, studies, datasets, parameters)
+
+
+def _same(a: GradientSDE, b: GradientSDE) -> bool:
+    if type(a) is not type(b) or a.oracle.problem is not b.oracle.problem:
+        return False
+    clocks = a.time_per_level1_step, b.time_per_level1_step
+    pairs = [clocks, *((a.constants[k], b.constants[k]) for k in a.constants)]
+    return all(
+        np.allclose(np.asarray(x, dtype=float), np.asarray(y, dtype=float), rtol=1e-9, atol=0)
+        for x, y in pairs
+    )
+
+
+def _substeps(study: Study, rung: int, sdes: int) -> tuple[int, ...]:
+    """On a ladder of SDEs the integrator step shrinks as the optimizer's does."""
+    finer = round(study.rungs()[rung].optimizer.refinement) if sdes > 1 else 1
+    return tuple(s * max(1, finer) for s in study.substeps)

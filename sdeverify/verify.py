@@ -1,0 +1,156 @@
+"""The answer for one training run: how far is the SDE from it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from sdeverify import measures
+from sdeverify.analysis import weak_error
+from sdeverify.errors import InvalidInputError
+from sdeverify.noise.minibatch import MinibatchNoise
+from sdeverify.noise_statistics import noise_statistics
+from sdeverify.observables import Observable
+from sdeverify.optimizers.from_torch import optimizer_from_torch
+from sdeverify.optimizers.start import start_from_torch
+from sdeverify.oracle import GradientOracle
+from sdeverify.problems.module import ModuleProblem, problem_from_module
+from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.simulate import simulate, solve
+from sdeverify.state import State
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How far the SDE is from one training run; print it to read it.
+
+    Attributes:
+        errors: signed weak errors with standard errors over (step, observable), and the largest
+            over time with a 95% interval; `flow_error` is gradient flow's.
+        chain, path: the ensembles of the optimizer and of the SDE.
+        sde: the SDE.
+        start: the state that both start from, that of the live optimizer.
+        noise: skewness and kurtosis of the gradient noise at the start.
+    """
+
+    errors: xr.Dataset
+    chain: xr.Dataset
+    path: xr.Dataset
+    sde: GradientSDE
+    start: State
+    noise: dict[str, Any]
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.chain.attrs['name']} against its SDE from step {self.start.step:g} to "
+            f"{float(self.errors['step'][-1]):g}: {self.chain.attrs['replicas']} runs, "
+            f"{self.path.attrs['replicas']} paths"
+        )
+        rows = [
+            f"{'observable':<24}{'optimizer':>12}{'SDE':>12}{'largest error over time':>38}"
+            f"{'in spreads':>12}{'flow error':>12}"
+        ]
+        spread = self._spread()
+        for i, name in enumerate(self.errors["observable"].values):
+            at = self.errors.isel(observable=i)
+            error = f"{float(at['max_error']):.3g}"
+            interval = f"({float(at['max_error_low']):.3g} to {float(at['max_error_high']):.3g})"
+            share = f"{float(at['max_error'] / spread[i]):.2g}" if spread[i] > 0 else "-"
+            rows.append(
+                f"{name:<24}{float(at['chain_mean'][-1]):>12.5g}{float(at['path_mean'][-1]):>12.5g}"
+                f"{error + ' ' + interval:>38}{share:>12}"
+                f"{float(np.abs(at['flow_error']).max()):>12.3g}"
+            )
+        notes = (
+            "Optimizer and SDE: means at the last step. In brackets: 95% interval of the largest "
+            "error. In spreads: that error over the standard deviation between runs at the last "
+            "step. Flow error: the same without the SDE's noise. One step size gives a distance, "
+            "not an order: use a Study with SvagLevels for a verdict on the SDE."
+        )
+        return "\n".join([head, "", *rows, "", notes])
+
+    def _spread(self) -> np.ndarray:
+        count = float(self.chain["block_count"].sum())
+        return np.asarray(self.chain["standard_error"][-1]) * np.sqrt(count)
+
+
+def verify(
+    net: nn.Module,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    torch_optimizer: torch.optim.Optimizer,
+    batch_size: int = 32,
+    steps: int = 40,
+    replicas: int = 512,
+    substeps: Sequence[int] = (2, 4),
+    subsample: int | None = None,
+    observables: Sequence[Observable] | None = None,
+    replacement: bool = True,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Answer:
+    """How far the SDE is from this training run over its next steps, per observable.
+
+    Both sides start from the state of the live optimizer and parameters; neither is changed.
+
+    Args:
+        net, inputs, targets, loss: as for `problem_from_module`; `loss` gives one value a sample.
+        torch_optimizer: a `torch.optim` SGD, RMSprop, Adam or AdamW over the net's parameters;
+            adaptive ones after some steps of training, since their SDEs have no start at v = 0.
+        batch_size: of the training run.
+        steps: how many of its next steps are compared.
+        replicas: runs, and paths of the SDE.
+        subsample: samples in an SDE step; None for 2 * batch_size where that is allowed and
+            smaller than the data, 0 for all of them.
+        observables: by default loss, squared norms of gradient and parameters, and accuracy where
+            targets are classes.
+
+    Raises:
+        UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`.
+    """
+    problem = problem_from_module(net, inputs, targets, loss)
+    oracle = GradientOracle(problem, MinibatchNoise(batch_size, replacement))
+    optimizer = optimizer_from_torch(torch_optimizer, problem)
+    start = start_from_torch(torch_optimizer, problem, oracle)
+    sde = derive(optimizer, oracle)
+    flow = GradientFlow.without_noise(sde)
+    seen = list(observables) if observables is not None else _default_observables(problem)
+    if subsample is None:
+        subsample = default_subsample(sde, batch_size, max(substeps))
+    common: dict[str, Any] = {"start": start, "steps": steps, "observables": seen, "seed": seed}
+    chain = simulate(optimizer, oracle, **common, replicas=replicas, progress=progress)
+    path = solve(
+        sde, **common, replicas=replicas, substeps=substeps, subsample=subsample, progress=progress
+    )
+    still = solve(flow, **common, replicas=2, substeps=substeps)
+    errors = weak_error(chain, path)
+    errors["flow_error"] = weak_error(chain, still)["error"]
+    noise = noise_statistics(problem, start.expand(1).theta[0]).attrs()
+    return Answer(errors, chain, path, sde, start, noise)
+
+
+def default_subsample(sde: GradientSDE, batch_size: int, substeps: int) -> int:
+    """Twice the batch, where a subset that size is allowed and saves work; else 0 (all samples)."""
+    size = max(2, 2 * batch_size)
+    too_noisy = sde.intensity**2 < sde.time_per_level1_step / substeps / size
+    return 0 if too_noisy or 2 * size >= sde.oracle.problem.samples else size
+
+
+def _default_observables(problem: ModuleProblem) -> list[Observable]:
+    seen = [
+        measures.loss(problem),
+        measures.squared_gradient_norm(problem),
+        measures.squared_parameter_norm(),
+    ]
+    try:
+        problem.accuracy(problem.theta0.reshape(1, -1))
+    except InvalidInputError:
+        return seen
+    return [*seen, measures.accuracy(problem)]
