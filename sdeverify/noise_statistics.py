@@ -49,8 +49,8 @@ class NoiseStatistics:
         noiseless: coordinates without variance, left out of skewness and kurtosis.
         squared_gradient_norm: |grad f|^2.
         noise_trace: tr Sigma.
-        skewness: |E d^3| / (E d^2)^(3/2) over the coordinates, d = g_i - grad f; 0 for a normal law.
-        excess_kurtosis: E d^4 / (E d^2)^2 - 3 over the coordinates, with sign; 0 for a normal law.
+        skewness: |E d^3| / (E d^2)^(3/2) over the coordinates, d = g_i - grad f; 0 for a normal.
+        excess_kurtosis: E d^4 / (E d^2)^2 - 3 over the coordinates, with sign; 0 for a normal.
     """
 
     samples: int

@@ -71,7 +71,7 @@ class GradientOracle:
         dW: Float[Tensor, "replica noise"],
         with_variance: bool = False,
     ) -> GradientValues:
-        """(grad f) dt + intensity F dW as ONE weighted gradient, with diag Sigma where asked for."""
+        """(grad f) dt + intensity F dW as one weighted gradient, and diag Sigma where asked for."""
         return self.noise.covariance.increment(
             self.problem, theta, dt, intensity, dW, with_variance
         )

@@ -41,7 +41,7 @@ def derived_seed(*key: object) -> int:
 
 @dataclass(frozen=True)
 class Streams:
-    """The streams of some blocks for one role; draws carry the blocks' replicas as leading dimension."""
+    """The streams of some blocks for one role; draws have the blocks' replicas as first dimension."""
 
     seed: int
     role: str

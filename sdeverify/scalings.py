@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
@@ -118,8 +119,8 @@ class LearningRates(Ladder):
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
         if abs(self.rates[0] - optimizer.learning_rate) > 1e-12 * optimizer.learning_rate:
             raise InvalidInputError(
-                f"the first rate of the ladder is the optimizer's own, {optimizer.learning_rate:g}; "
-                f"got {self.rates[0]:g}."
+                "the first rate of the ladder is the optimizer's own, "
+                f"{optimizer.learning_rate:g}; got {self.rates[0]:g}."
             )
         rungs = []
         for rate in self.rates:
@@ -141,5 +142,5 @@ def _with_noise_scaled(oracle: GradientOracle, factor: float) -> GradientOracle:
 
 
 def _ascending(name: str, values: Sequence[float]) -> None:
-    if len(values) < 1 or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+    if len(values) < 1 or any(b <= a for a, b in pairwise(values)):
         raise InvalidInputError(f"the ladder's {name} must go from coarse to fine; got {values}.")

@@ -189,7 +189,16 @@ def solve(
         A dataset over (substeps, step, observable), see `sdeverify.schema`.
     """
     job = path_job(
-        sde, start, steps, observables, replicas, substeps, seed, subsample, one_gradient, block_size
+        sde,
+        start,
+        steps,
+        observables,
+        replicas,
+        substeps,
+        seed,
+        subsample,
+        one_gradient,
+        block_size,
     )
     return run_job(job, sink, keep_replicas, progress)
 

@@ -35,7 +35,8 @@ class State:
         shapes = {name: tuple(value.shape) for name, value in components.items()}
         if len(set(shapes.values())) != 1:
             raise InvalidInputError(
-                f"all components of a State have one shape, (param,) or (replica, param); got {shapes}"
+                "all components of a State have one shape, (param,) or (replica, param); "
+                f"got {shapes}"
             )
         self.step = float(step)
         self.components = dict(components)

@@ -141,8 +141,10 @@ class StoredJob:
         return {index for index, i in self._position.items() if marks[i]}
 
     def has(self, block: int) -> bool:
-        """Whether the block's completion marker is set, read afresh."""
-        return bool(np.asarray(self._done[self._position[block]]))
+        """Whether the block is done and whole, read afresh."""
+        position = self._position[block]
+        mark = int(np.asarray(self._done[position]))
+        return mark != 0 and mark == _checksum([np.asarray(a[position]) for a in self._numbers])
 
     def load(self) -> dict[int, BlockResult]:
         """The blocks that are done and whole."""

@@ -1,4 +1,4 @@
-"""A study: one optimizer along one ladder, or several of them; what is computed, and in what jobs."""
+"""A study: one optimizer along one ladder, or several of them, and the jobs that it takes."""
 
 from __future__ import annotations
 
@@ -173,7 +173,8 @@ def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataT
         "description": json.dumps(asdict(sdes[0].description)),
         "start_note": study.start_note,
         "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),
-        **statistics.attrs(),
+        "noise_skewness": json.dumps(asdict(statistics.skewness)),
+        "noise_kurtosis": json.dumps(asdict(statistics.excess_kurtosis)),
     }
     return tree
 

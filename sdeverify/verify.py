@@ -15,7 +15,7 @@ from sdeverify import measures
 from sdeverify.analysis import weak_error
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.minibatch import MinibatchNoise
-from sdeverify.noise_statistics import noise_statistics
+from sdeverify.noise_statistics import NoiseStatistics, noise_statistics
 from sdeverify.observables import Observable
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.start import start_from_torch
@@ -44,7 +44,7 @@ class Answer:
     path: xr.Dataset
     sde: GradientSDE
     start: State
-    noise: dict[str, Any]
+    noise: NoiseStatistics
 
     def __str__(self) -> str:
         head = (
@@ -132,7 +132,7 @@ def verify(
     still = solve(flow, **common, replicas=2, substeps=substeps)
     errors = weak_error(chain, path)
     errors["flow_error"] = weak_error(chain, still)["error"]
-    noise = noise_statistics(problem, start.expand(1).theta[0]).attrs()
+    noise = noise_statistics(problem, start.expand(1).theta[0])
     return Answer(errors, chain, path, sde, start, noise)
 
 

@@ -46,7 +46,7 @@ def warm_up(
     point = State(state.step, **{k: v[0] for k, v in state.components.items()})
     if not all(v.isfinite().all() for v in point.components.values()):
         raise InvalidInputError(
-            f"the warm-up of {optimizer.name} diverged within {steps} steps. Use a smaller learning "
-            "rate or a larger epsilon."
+            f"the warm-up of {optimizer.name} diverged within {steps} steps. Use a smaller "
+            "learning rate or a larger epsilon."
         )
     return floor_u(point, oracle)[0] if "u" in point.components else point

@@ -102,9 +102,7 @@ def test_the_statistics_of_a_batch_are_those_of_its_list_of_atoms(batch_size):
     found = noise_statistics(problem, theta).of_batch(batch_size)
     assert found.noise_trace == pytest.approx(moment[2], rel=1e-12)
     assert found.skewness.maximum == pytest.approx(abs(moment[3]) / moment[2] ** 1.5, rel=1e-10)
-    assert found.excess_kurtosis.maximum == pytest.approx(
-        moment[4] / moment[2] ** 2 - 3, rel=1e-10
-    )
+    assert found.excess_kurtosis.maximum == pytest.approx(moment[4] / moment[2] ** 2 - 3, rel=1e-10)
 
 
 def test_signal_and_trace_are_the_oracles():

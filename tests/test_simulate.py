@@ -71,12 +71,16 @@ def test_kept_replicas_have_the_reported_means(small_oracle: GradientOracle) -> 
 def test_sgd_on_a_quadratic_has_the_exact_mean(small_oracle: GradientOracle) -> None:
     """|z| < 4.5 for 5 numbers: a false alarm in about 1 of 29,000 seeds; one is fixed."""
     a = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
-    problem = FunctionProblem(lambda x: ((x - a) ** 2 / 2).sum() + torch.stack(
-        [x[0], -x[0], x[1], -x[1]]
-    ), 3, 4)
+    problem = FunctionProblem(
+        lambda x: ((x - a) ** 2 / 2).sum() + torch.stack([x[0], -x[0], x[1], -x[1]]), 3, 4
+    )
     oracle = GradientOracle(problem, MinibatchNoise(1))
     chain = simulate(
-        SGD(learning_rate=0.1), oracle, THETA, [1, 2, 4, 6, 8], [measures.coordinate(0)],
+        SGD(learning_rate=0.1),
+        oracle,
+        THETA,
+        [1, 2, 4, 6, 8],
+        [measures.coordinate(0)],
         replicas=2000,
     )
     exact = 0.5 + (0.3 - 0.5) * 0.9 ** chain["step"]

@@ -1,4 +1,4 @@
-"""The covariance Sigma(theta) of one noisy gradient, never formed: products, diagonal, increments."""
+"""The covariance Sigma(theta) of one noisy gradient, never formed: products and diagonal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Covariance(ABC):
 
 @dataclass(frozen=True)
 class SampleCovariance(Covariance):
-    """Sigma = (1/N) sum_i (g_i - grad f)(g_i - grad f)^T, with F z = N^(-1/2) sum_i (g_i - grad f) z_i.
+    """Sigma = (1/N) sum_i (g_i - grad f)(g_i - grad f)^T, F z = N^(-1/2) sum_i (g_i - grad f) z_i.
 
     F z is the gradient of one weighted loss, with weights (z_i - mean z)/sqrt(N); so is a whole
     Euler-Maruyama increment, with weights dt/N + s (dW_i - mean dW)/sqrt(N).

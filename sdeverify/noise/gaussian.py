@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance, FactorCovariance
@@ -57,7 +58,9 @@ class GaussianNoise(NormalNoise):
         if self.sigma < 0:
             raise InvalidInputError(f"sigma must be >= 0; got {self.sigma}.")
         if not isinstance(self.factor, Tensor) and self.columns is None:
-            raise InvalidInputError("a factor given as a function needs columns=, its noise dimension.")
+            raise InvalidInputError(
+                "a factor given as a function needs columns=, its noise dimension."
+            )
 
     @property
     def covariance(self) -> Covariance:
@@ -83,9 +86,8 @@ class GaussianNoise(NormalNoise):
         no_atoms_above(200_000, self.nodes**columns, self)
         points, weights = np.polynomial.hermite_e.hermegauss(self.nodes)
         weights = weights / math.sqrt(2 * math.pi)
-        options = {"dtype": problem.dtype, "device": problem.device}
-        xi = torch.tensor(list(itertools.product(points, repeat=columns)), **options)
-        chances = torch.tensor(list(itertools.product(weights, repeat=columns)), **options).prod(1)
+        xi = _table(points, columns, problem)
+        chances = _table(weights, columns, problem).prod(1)
         assert isinstance(self.covariance, FactorCovariance)
         factor = self.covariance.factor
 
@@ -115,3 +117,9 @@ class GaussianSurrogate(NormalNoise):
 
     def describe(self, problem: Problem) -> str:
         return f"Gaussian surrogate of {self.of.describe(problem)}"
+
+
+def _table(values: NDArray[np.float64], columns: int, problem: Problem) -> Tensor:
+    """All choices of one value for each column, `(choice, column)`."""
+    rows = list(itertools.product(values.tolist(), repeat=columns))
+    return torch.tensor(rows, dtype=problem.dtype, device=problem.device)

@@ -113,13 +113,12 @@ class MinibatchNoise(FiniteSumNoise):
         else:
             picks = list(itertools.combinations(range(n), b))
             chances = [1 / count] * count
-        options = {"dtype": problem.dtype, "device": problem.device}
-        mixing = torch.zeros(count, n, **options)  # type: ignore[call-overload]
+        mixing = torch.zeros(count, n, dtype=problem.dtype, device=problem.device)
         rows = torch.arange(count, device=problem.device).unsqueeze(1).expand(-1, b)
         columns = torch.tensor(picks, device=problem.device)
         mixing.index_put_((rows, columns), torch.full_like(mixing[:1, :1], 1 / b), accumulate=True)
         return Atoms(
-            torch.tensor(chances, **options),  # type: ignore[call-overload]
+            torch.tensor(chances, dtype=problem.dtype, device=problem.device),
             lambda theta: torch.einsum("an,pnd->pad", mixing, problem.per_sample_gradients(theta)),
         )
 

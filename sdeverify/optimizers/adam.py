@@ -13,7 +13,7 @@ from sdeverify.state import Components, State
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Adaptive):
-    """m+ = b1 m + (1 - b1) g, v+ = b2 v + (1 - b2) g^2, both bias-corrected (torch.optim.Adam, AdamW).
+    """m+ = b1 m + (1 - b1) g, v+ = b2 v + (1 - b2) g^2, both bias-corrected (torch's Adam, AdamW).
 
         theta+ = (1 - eta lambda) theta - eta m_hat/(sqrt(v_hat) + epsilon)
 

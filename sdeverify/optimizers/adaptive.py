@@ -1,4 +1,4 @@
-"""What RMSprop and Adam share: the second moment v, its coordinate u = v/sigma^2, and the ladder."""
+"""What RMSprop and Adam share: the second moment v and its coordinate u = v/sigma^2."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def noise_variance(oracle: GradientOracle, who: str) -> float:
     if oracle.scale == 0:
         raise UnsupportedError(
             f"the SDEs of {who} measure v in units of the noise, u = v/sigma^2; this oracle has "
-            f"sigma = 0 ({oracle.noise.describe(oracle.problem)}). Use batches smaller than the data."
+            f"sigma = 0 ({oracle.noise.describe(oracle.problem)}). "
+            "Use batches smaller than the data."
         )
     return oracle.scale**2
 

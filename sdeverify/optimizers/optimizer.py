@@ -63,7 +63,7 @@ class Optimizer(ABC):
     def step(
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
     ) -> dict[str, Tensor]:
-        """The state after own step k (counted from 0) with the given noisy gradient; y is unchanged."""
+        """The state after own step k (counted from 0) with this noisy gradient; y is unchanged."""
 
     @abstractmethod
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
@@ -88,7 +88,7 @@ class Optimizer(ABC):
         if abs(own - nearest) > 1e-9 * max(1.0, abs(own)):
             raise InvalidInputError(
                 f"step {step:g} is {own:.6g} steps of {self.name} refined {self.refinement:.6g} "
-                "times, not a whole number. Compare at steps where it is whole, or use other levels."
+                "times, not a whole number. Compare at steps where it is, or use other levels."
             )
         return nearest
 
@@ -104,7 +104,12 @@ class Optimizer(ABC):
 
 
 def in_range(
-    optimizer: Optimizer, name: str, value: PerParameter, low: float, high: float, closed: bool = False
+    optimizer: Optimizer,
+    name: str,
+    value: PerParameter,
+    low: float,
+    high: float,
+    closed: bool = False,
 ) -> None:
     """Refuses a hyperparameter outside [low, high), or [low, high] where `closed`."""
     lowest = float(value.min()) if isinstance(value, Tensor) else value

@@ -139,8 +139,8 @@ class SGDMomentum(_GradientDescent):
         y = only(state.components, self.sde_components, self.name)
         if self.dampening and state.step == 0 and self.refinement != 1:
             raise InvalidInputError(
-                "a damped run starts from a state with a buffer, since torch does not damp its very "
-                "first gradient; got a start at step 0. Use warm_up(...) first."
+                "a damped run starts from a state with a buffer, since torch does not damp its "
+                "very first gradient; got a start at step 0. Use warm_up(...) first."
             )
         factor = -(1 - self.dampening) / self.time_per_step
         return {"theta": y["theta"], "momentum_buffer": factor * y["p"]}

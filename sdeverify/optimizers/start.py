@@ -1,15 +1,84 @@
-"""Where chains and paths start: u > 0 wherever there is noise."""
+"""Where chains and paths start: from live training runs, and with u > 0 wherever there is noise."""
 
 from __future__ import annotations
 
 import logging
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.optimizers.adam import Adam
+from sdeverify.optimizers.adaptive import Adaptive
+from sdeverify.optimizers.from_torch import optimizer_from_torch
+from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.optimizers.rmsprop import RMSprop
+from sdeverify.optimizers.sgd import SGD, SGDMomentum
+from sdeverify.optimizers.torch_groups import Binding, Schedule, ScheduledRatio, bind
 from sdeverify.oracle import GradientOracle
+from sdeverify.problems.problem import Problem
 from sdeverify.state import State
 
 logger = logging.getLogger(__name__)
+
+_BUFFERS: dict[type[Optimizer], dict[str, str]] = {
+    SGD: {},
+    SGDMomentum: {"momentum_buffer": "momentum_buffer"},
+    RMSprop: {"v": "square_avg"},
+    Adam: {"m": "exp_avg", "v": "exp_avg_sq"},
+}
+"""Our components and torch's names for them."""
+
+
+def start_from_torch(
+    opt: torch.optim.Optimizer,
+    problem: Problem,
+    oracle: GradientOracle,
+    optimizer: Optimizer | None = None,
+    schedule: Schedule | LRScheduler | None = None,
+    step: int | None = None,
+) -> State:
+    """The present state of a live training run: parameters, buffers and step counter.
+
+    Coordinates with v = 0 though their gradient is noisy start from u = diag Sigma(theta); their
+    number is logged (see `floor_u`).
+
+    Args:
+        opt: the torch optimizer; it and its parameters are only read.
+        problem: of `problem_from_module`, with the same parameters.
+        oracle: gives sigma, the unit of u.
+        optimizer: what `optimizer_from_torch` made of `opt`; made here where left out.
+        schedule: as in `optimizer_from_torch`, where `optimizer` is left out.
+        step: optimizer steps so far. RMSprop and Adam count them, a LambdaLR too. torch's SGD does
+            not: without a schedule only "none yet" matters there, and the default is 0 before the
+            first step and 1 where there are momentum buffers.
+
+    Raises:
+        InvalidInputError: no step was made yet (adaptive methods), unequal step counters, a
+            counter that is not `step`, or a schedule whose step is unknown.
+    """
+    if optimizer is None:
+        optimizer = optimizer_from_torch(opt, problem, schedule)
+    elif optimizer.refinement != 1:
+        raise InvalidInputError(
+            "start_from_torch needs the optimizer of the live run; got one refined "
+            f"{optimizer.refinement:g} times. Start first, then go to a level."
+        )
+    buffers = _BUFFERS.get(type(optimizer))
+    if buffers is None:
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} is not read from torch. Pass the optimizer of "
+            "optimizer_from_torch, or build a State."
+        )
+    binding = bind(opt, problem)
+    y = {"theta": binding.gather(lambda parameter: parameter)}
+    started = _check_buffers(opt, binding, optimizer, tuple(buffers.values()))
+    for ours, theirs in buffers.items():
+        y[ours] = torch.zeros_like(y["theta"])
+        if started:
+            y[ours] = binding.gather(lambda p, name=theirs: opt.state[p][name])  # type: ignore[misc]
+    k = _step_of(opt, binding, optimizer, schedule, step, bool(buffers) and started)
+    return floor_u(optimizer.to_sde(k, y, oracle), oracle)[0]
 
 
 def floor_u(state: State, oracle: GradientOracle) -> tuple[State, int]:
@@ -43,3 +112,62 @@ def floor_u(state: State, oracle: GradientOracle) -> tuple[State, int]:
         u.numel(),
     )
     return State(state.step, **{**state.components, "u": torch.where(empty, variance, u)}), count
+
+
+def _check_buffers(
+    opt: torch.optim.Optimizer, binding: Binding, optimizer: Optimizer, names: tuple[str, ...]
+) -> bool:
+    """Whether the run has made a step; refused where only some parameters have buffers."""
+    parameters = binding.all_parameters
+    states = [opt.state.get(p, {}) for p in parameters]
+    without = [s for s in states if any(s.get(name) is None for name in names)]
+    if not without:
+        return True
+    if isinstance(optimizer, Adaptive):
+        raise InvalidInputError(
+            f"{len(without)} of {len(states)} parameter tensors have no {' or '.join(names)} yet, "
+            f"and the SDE of {optimizer.name} starts from u > 0. Make some training steps first "
+            "(all parameters need gradients), or use warm_up(...)."
+        )
+    if len(without) < len(states):
+        raise InvalidInputError(
+            f"{len(without)} of {len(states)} parameter tensors have no momentum buffer though "
+            "others do: they got no gradient so far. Freeze them with requires_grad_(False), or "
+            "make a step with gradients for all."
+        )
+    return False
+
+
+def _step_of(
+    opt: torch.optim.Optimizer,
+    binding: Binding,
+    optimizer: Optimizer,
+    schedule: Schedule | LRScheduler | None,
+    step: int | None,
+    buffered: bool,
+) -> int:
+    """The number of optimizer steps so far."""
+    states = (opt.state.get(p, {}) for p in binding.all_parameters)
+    counts = sorted({int(s["step"]) for s in states if "step" in s})
+    if len(counts) > 1:
+        raise InvalidInputError(
+            f"the parameters' step counters differ: {counts}. Some got no gradient in some steps; "
+            "the SDE has one clock. Freeze them or give all of them gradients."
+        )
+    if counts and step is not None and step != counts[0]:
+        raise InvalidInputError(f"the optimizer counted {counts[0]} steps; got step={step}.")
+    if counts:
+        return counts[0]
+    if step is not None:
+        if buffered and step < 1:
+            raise InvalidInputError(f"momentum buffers come from step 1 on; got step={step}.")
+        return step
+    if isinstance(schedule, LambdaLR):
+        return max(schedule.last_epoch, int(buffered))
+    ratio = optimizer.learning_rate_ratio
+    if ratio is not None and not (isinstance(ratio, ScheduledRatio) and ratio.schedules is None):
+        raise InvalidInputError(
+            "torch's SGD counts no steps, and the schedule needs them. Pass step=, the number of "
+            "optimizer steps so far (a scheduler's last_epoch)."
+        )
+    return 1 if buffered else 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.optimizer import PerParameter
+from sdeverify.problems.problem import Problem
 from sdeverify.shapes import Int, Tensor
 
 Schedule = Callable[[float], float]
@@ -22,19 +23,6 @@ _REFUSED: dict[str, str] = {
     "centered": "no SDE covers a centered second moment; use centered=False",
 }
 _SUPPORTED = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam, torch.optim.AdamW)
-
-
-class ModuleParameters(Protocol):
-    """What is asked of the problem: where a module's live parameters lie in theta."""
-
-    @property
-    def dim(self) -> int: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def device(self) -> torch.device: ...
-
-    def slices_of(self, parameters: Sequence[torch.nn.Parameter]) -> list[slice]: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ class Binding:
     groups: list[dict[str, Any]]
     parameters: list[list[torch.nn.Parameter]]
     slices: list[list[slice]] | None
-    problem: ModuleParameters | None
+    problem: Problem | None
 
     def spread(self, values: Sequence[float]) -> PerParameter:
         """One value a group as one number where all agree, else as a vector over theta."""
@@ -83,7 +71,8 @@ class Binding:
 
     def group_of(self) -> Int[Tensor, " param"]:
         """The group of each parameter."""
-        assert self.problem is not None and self.slices is not None
+        assert self.problem is not None
+        assert self.slices is not None
         group = torch.zeros(self.problem.dim, dtype=torch.long, device=self.problem.device)
         for index, slices in enumerate(self.slices):
             for where in slices:
@@ -92,7 +81,8 @@ class Binding:
 
     def gather(self, value_of: Callable[[torch.nn.Parameter], Tensor]) -> Tensor:
         """A flat vector over theta from one tensor for each live parameter, copied."""
-        assert self.problem is not None and self.slices is not None
+        assert self.problem is not None
+        assert self.slices is not None
         options = {"dtype": self.problem.dtype, "device": self.problem.device}
         flat = torch.zeros(self.problem.dim, **options)  # type: ignore[call-overload]
         for parameters, slices in zip(self.parameters, self.slices, strict=True):
@@ -106,7 +96,7 @@ class Binding:
         return [p for parameters in self.parameters for p in parameters]
 
 
-def bind(opt: torch.optim.Optimizer, problem: ModuleParameters | None) -> Binding:
+def bind(opt: torch.optim.Optimizer, problem: Problem | None) -> Binding:
     """The groups of a supported optimizer, bound to a problem by parameter identity.
 
     Raises:
@@ -131,18 +121,25 @@ def bind(opt: torch.optim.Optimizer, problem: ModuleParameters | None) -> Bindin
                 "problem_from_module), which knows where their parameters lie."
             )
         return Binding(groups, parameters, None, None)
-    if not hasattr(problem, "slices_of"):
+    slices_of = getattr(problem, "slices_of", None)
+    if slices_of is None:
         raise InvalidInputError(
             f"a {type(problem).__name__} has no module whose parameters the param groups could "
             "have. Pass the problem of problem_from_module(net, ...)."
         )
-    slices = [problem.slices_of(members) for members in parameters]
+    slices = [slices_of(members) for members in parameters]
+    for where in (s for group in slices for s in group):
+        if where.stop == where.start:
+            raise InvalidInputError(
+                f"a parameter of this {type(opt).__name__} is trained now, but required no "
+                "gradient when the problem was made. Make the problem from the net as trained."
+            )
     _check_complete(type(opt).__name__, problem, slices)
     return Binding(groups, parameters, slices, problem)
 
 
 def learning_rates(
-    opt: torch.optim.Optimizer, binding: Binding, schedule: Schedule | LambdaLR | None
+    opt: torch.optim.Optimizer, binding: Binding, schedule: Schedule | LRScheduler | None
 ) -> tuple[float, ScheduledRatio | None]:
     """eta_ref, the largest initial learning rate, and every group's ratio to it over the steps."""
     scheduled = any("initial_lr" in g for g in binding.groups)
@@ -169,7 +166,7 @@ def learning_rates(
 
 
 def _schedules(
-    opt: torch.optim.Optimizer, binding: Binding, schedule: Schedule | LambdaLR
+    opt: torch.optim.Optimizer, binding: Binding, schedule: Schedule | LRScheduler
 ) -> tuple[Schedule, ...]:
     if isinstance(schedule, LambdaLR):
         if schedule.optimizer is not opt:
@@ -264,13 +261,13 @@ def _check_group(name: str, group: dict[str, Any], members: list[torch.nn.Parame
             )
 
 
-def _check_complete(name: str, problem: ModuleParameters, slices: list[list[slice]]) -> None:
+def _check_complete(name: str, problem: Problem, slices: list[list[slice]]) -> None:
     covered = torch.zeros(problem.dim, dtype=torch.bool)
     for where in (s for group in slices for s in group):
         covered[where] = True
     if bool(covered.all()):
         return
-    places: dict[str, slice] = dict(getattr(problem, "parameter_slices", {}))
+    places: dict[str, slice] = getattr(getattr(problem, "layout", None), "slices", {})
     missing = [n for n, where in places.items() if not bool(covered[where].all())]
     raise InvalidInputError(
         f"{int((~covered).sum())} of the problem's {problem.dim} parameters are in no param group "

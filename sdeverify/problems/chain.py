@@ -140,6 +140,10 @@ class DenseChain:
                 torch.sum(squared, 1, out=self._part(out.second, layer.bias))
         return out
 
+    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
+        """None are formed."""
+        return 0
+
     def _part(self, flat: Tensor, name: str | None) -> Tensor:
         assert name is not None
         return flat[:, self.model.layout.slices[name]]

@@ -118,7 +118,9 @@ def check_samples(samples: Samples) -> None:
                 "Use torch.as_tensor(...)."
             )
         if value.dim() == 0:
-            raise InvalidInputError(f"{name} needs a leading sample dimension; got a single number.")
+            raise InvalidInputError(
+                f"{name} needs a leading sample dimension; got a single number."
+            )
         if value.is_complex():
             raise UnsupportedError(f"{name} is {value.dtype}; real numbers are wanted.")
     lengths = {name: len(value) for name, value in named.items()}
@@ -159,7 +161,7 @@ def check_loss_setting(loss: PerSampleLoss) -> None:
 
 def _reduced(name: str, what: str) -> str:
     return (
-        f"the loss {name} {what}; one value a sample is wanted. Use reduction=\"none\", as in "
+        f'the loss {name} {what}; one value a sample is wanted. Use reduction="none", as in '
         'nn.CrossEntropyLoss(reduction="none"): sdeverify takes the mean itself.'
     )
 

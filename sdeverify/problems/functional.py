@@ -26,12 +26,14 @@ class FunctionalModel:
         layout: the order of the trainable parameters.
         fixed: frozen parameters and buffers.
         loss: one value a sample.
+        dtype: of parameters and floating-point data.
     """
 
     net: nn.Module
     layout: ParameterLayout
     fixed: Mapping[str, Tensor]
     loss: PerSampleLoss
+    dtype: torch.dtype
 
     def outputs(self, parameters: Mapping[str, Tensor], data: Data) -> Tensor:
         """net(inputs) on a batch, at parameters given by name."""
@@ -85,3 +87,17 @@ def fixed_values(
         for name, value in named.items()
         if name not in layout.live
     }
+
+
+def saved_bytes(model: FunctionalModel, theta: Tensor, data: Data) -> int:
+    """Bytes that a forward pass on `data` keeps for its backward pass, parameters included."""
+    kept: list[int] = []
+
+    def note(x: Tensor) -> Tensor:
+        kept.append(x.numel() * x.element_size())
+        return x
+
+    leaves = {k: v.requires_grad_() for k, v in model.layout.unflatten(theta.detach()).items()}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        model.losses(leaves, data)
+    return sum(kept)

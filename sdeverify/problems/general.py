@@ -40,6 +40,9 @@ class MomentsRoute(Protocol):
     ) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2 (sums, not means: chunks add up)."""
 
+    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
+        """Elements of the largest per-sample gradient that is formed at one time."""
+
 
 class General:
     """Gradient and moments for any module: `vmap` over replicas, and over samples for moments.
@@ -108,6 +111,10 @@ class General:
     ) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
         return WeightedMoments(*sums_over_samples(self.per_sample(theta, batch), weights))
+
+    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
+        """All parameters' at once."""
+        return theta.numel()
 
     def hessian_product(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -59,7 +59,7 @@ class Problem(ABC):
         weights: Float[Tensor, "replica n"],
         indices: Int[Tensor, "replica n"] | None = None,
     ) -> WeightedMoments:
-        """The weighted gradient together with mean and second moment of the per-sample gradients."""
+        """The weighted gradient with mean and second moment of the per-sample gradients."""
 
     @abstractmethod
     def per_sample_gradients(
@@ -101,14 +101,14 @@ class FunctionProblem(Problem):
     dim: int
     samples: int
     dtype: torch.dtype = torch.float64
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def losses(
         self,
         theta: Float[Tensor, "replica param"],
         indices: Int[Tensor, "replica n"] | None = None,
     ) -> Float[Tensor, "replica n"]:
-        every = vmap(self.function)(theta)
+        every: Tensor = vmap(self.function)(theta)
         return every if indices is None else every.gather(1, indices)
 
     def weighted_gradient(
@@ -120,7 +120,9 @@ class FunctionProblem(Problem):
         if indices is not None:
             full = weights.new_zeros((theta.shape[0], self.samples))
             weights = full.scatter_add(1, indices, weights)
-        return vmap(grad(lambda x, w: (w * self.function(x)).sum()))(theta, weights)
+        slope = vmap(grad(lambda x, w: (w * self.function(x)).sum()))
+        weighted: Tensor = slope(theta, weights)
+        return weighted
 
     def weighted_moments(
         self,
@@ -135,7 +137,7 @@ class FunctionProblem(Problem):
         theta: Float[Tensor, "replica param"],
         indices: Int[Tensor, "replica n"] | None = None,
     ) -> Float[Tensor, "replica n param"]:
-        each = vmap(torch.func.jacrev(self.function))(theta)
+        each: Tensor = vmap(torch.func.jacrev(self.function))(theta)
         if indices is None:
             return each
         return each.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
@@ -144,9 +146,11 @@ class FunctionProblem(Problem):
         self, theta: Float[Tensor, "replica param"]
     ) -> Float[Tensor, "replica param"]:
         def half_square(x: Tensor) -> Tensor:
-            return 0.5 * grad(lambda z: self.function(z).mean())(x).square().sum()
+            slope: Tensor = grad(lambda z: self.function(z).mean())(x)
+            return 0.5 * slope.square().sum()
 
-        return vmap(grad(half_square))(theta)
+        drift: Tensor = vmap(grad(half_square))(theta)
+        return drift
 
 
 def moments_from_per_sample(

@@ -35,9 +35,11 @@ class Data(NamedTuple):
             named = {"inputs": self.args[0]}
         else:
             named = {f"inputs[{i}]": a for i, a in enumerate(self.args)}
-        return named | {f"inputs['{k}']": v for k, v in self.kwargs.items()} | {
-            "targets": self.targets
-        }
+        return (
+            named
+            | {f"inputs['{k}']": v for k, v in self.kwargs.items()}
+            | {"targets": self.targets}
+        )
 
 
 class Batch(NamedTuple):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdeverify.reference.domain import Moving
+from sdeverify.reference.domain import Moving, Periodic
 from sdeverify.reference.frames import Frame
-from sdeverify.reference.grids import Array
+from sdeverify.reference.grids import Array, FourierGrid
 
 CORE = 2.0
 """Standard deviations to each side within which the other coordinates' influence is followed."""
@@ -71,7 +71,8 @@ def _within_cores(
     for other, (coordinate, grid) in enumerate(
         zip(frame.coordinates, frame.grids, strict=True)
     ):
-        if other == axis or not isinstance(coordinate.axis, Moving) or grid.size == 1:
+        on_the_line = isinstance(coordinate.axis, Moving | Periodic)
+        if other == axis or not on_the_line or isinstance(grid, FourierGrid) or grid.size == 1:
             continue
         low, high = spreads[other].core()
         inside = np.flatnonzero((grid.nodes >= low) & (grid.nodes <= high))

@@ -12,6 +12,8 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
 
 FEWEST_POINTS = 8
+LONGEST_BOX = 1.5
+"""Length, in periods, up to which a periodic coordinate of a chain is kept on the line."""
 
 
 class Axis(ABC):
@@ -27,6 +29,10 @@ class Axis(ABC):
     @abstractmethod
     def grid(self, low: float, high: float) -> Grid:
         """The grid in the chart; `low` and `high` are read only where the box is found."""
+
+    def chain_grid(self, low: float, high: float) -> Grid:
+        """The grid of a chain whose law lies between `low` and `high`."""
+        return self.grid(low, high)
 
     def chart(self, x: Array) -> Array:
         """The coordinate in which the grid is laid out."""
@@ -47,26 +53,45 @@ class Axis(ABC):
 
 @dataclass(frozen=True)
 class Periodic(Axis):
-    """A coordinate on a circle: Fourier grid.
+    """A coordinate on a circle, on which drift, noise, optimizer and observables have the period.
+
+    An SDE lives on a Fourier grid. A chain lives on the line above the circle, on a box that
+    follows it from its start (where functions are far smoother than all around the circle), until
+    that box is longer than the circle; then on the Fourier grid.
 
     Args:
-        points: number of grid points.
+        points: number of points of the Fourier grid.
         length: the period.
+        box_points: number of points of the box on the line.
+        width: the box's half-width, as for `Moving`.
     """
 
     points: int = 64
     length: float = 2 * math.pi
+    box_points: int = 32
+    width: float = 8.0
 
     def __post_init__(self) -> None:
         check_points(self)
+        check_width(self.width)
         if not 0 < self.length < math.inf:
             raise InvalidInputError(f"a period is positive and finite; got length={self.length}.")
 
     def grid(self, low: float, high: float) -> Grid:
         return FourierGrid(self.length, self.points)
 
+    def chain_grid(self, low: float, high: float) -> Grid:
+        if high - low > LONGEST_BOX * self.length:
+            return self.grid(low, high)
+        return moving_grid(low, high, self.box_points)
+
     def coarser(self) -> Periodic:
-        return replace(self, points=fewer(self.points))
+        return replace(
+            self,
+            points=fewer(self.points),
+            box_points=fewer(self.box_points),
+            width=0.9 * self.width,
+        )
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,9 @@ class Generator:
 
     @cached_property
     def matrices(self) -> list[tuple[Array, Array]]:
-        """First and second derivative of each axis' reference grid, transposed for row vectors."""
-        references = [_reference(g) for g in self.frame(0.0).grids]
+        """First and second derivative of each axis' reference grid."""
+        begin = next((p.start for p in self.paths if p is not None), 0.0)
+        references = [_reference(g) for g in self.frame(begin).grids]
         return [(g.derivative(), g.second_derivative()) for g in references]
 
     def coefficients(self, t: float) -> dict[Term, Array]:

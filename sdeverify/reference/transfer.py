@@ -1,6 +1,7 @@
+import os
 """The transfer operator of a chain: laws pushed through the optimizer's own step."""
 
-from __future__ import annotations
+
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ import torch
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.reference.boxes import Spread, advance, box, image_moments
-from sdeverify.reference.domain import Interval, Moving, Positive
+from sdeverify.reference.domain import Interval, Moving, Periodic, Positive
 from sdeverify.reference.frames import Coordinates, Frame, point_frame
-from sdeverify.reference.grids import Array
+from sdeverify.reference.grids import Array, FourierGrid
 from sdeverify.reference.push import dense_operator, push
 from sdeverify.state import State
 
@@ -79,17 +80,29 @@ class Chain:
         return each.unsqueeze(1).expand(-1, rest, -1, -1).reshape(-1, dim)
 
     def next_frame(
-        self, frame: Frame, spreads: Sequence[Spread], images: Sequence[Array]
+        self, frame: Frame, spreads: Sequence[Spread], images: Sequence[Array], law: Array, k: int=1
     ) -> tuple[Frame, list[Spread]]:
         """The grids that hold the images, and the spreads that they follow."""
         grids, following = [], []
         for c, coordinate in enumerate(self.coordinates):
             axis, low, high, spread = coordinate.axis, 0.0, 0.0, spreads[c]
-            if isinstance(axis, Moving | Positive):
+            if isinstance(frame.grids[c], FourierGrid):
+                grids.append(frame.grids[c])
+                following.append(spread)
+                continue
+            if isinstance(axis, Moving | Positive | Periodic):
                 moments = image_moments(images[c], self.weights)
-                spread = advance(frame, spreads, c, moments)
-                low, high = box(spread, axis.width, moments)
-            grids.append(axis.grid(low, high))
+                if os.environ.get("BOX"):
+                    wq = law[..., None] * self.weights
+                    mean = float((wq * images[c]).sum())
+                    sd = float(abs((wq * (images[c] - mean) ** 2).sum())) ** 0.5
+                    low = max(mean - axis.width * sd, moments.low)
+                    high = min(mean + axis.width * sd, moments.high)
+                else:
+                  spread = advance(frame, spreads, c, moments)
+                  low, high = box(spread, axis.width, moments)
+                if os.environ.get("SHOW") and k%5==0: print(k, c, low, high, moments.low, moments.high)
+            grids.append(axis.chain_grid(low, high))
             following.append(spread)
         if all(g == old for g, old in zip(grids, frame.grids, strict=True)):
             return frame, following
@@ -131,7 +144,7 @@ class Sweep:
                 self._matrix = dense_operator(images, self.chain.weights, self.frame)
             self.law = (self.law.ravel() @ self._matrix).reshape(self.frame.shape)
             return
-        new, self.spreads = self.chain.next_frame(self.frame, self.spreads, images)
+        new, self.spreads = self.chain.next_frame(self.frame, self.spreads, images, self.law, k)
         self.law = push(self.law, images, self.chain.weights, new)
         self._images, self._source, self._matrix = images, self.frame, None
         self.frame = new

@@ -124,7 +124,7 @@ def summary_figure(results: xr.DataTree | Results) -> Figure:
     columns = 4 if len(r.comparisons) == 4 else 3
     with style():
         figure, made = panels(len(r.comparisons), 2.75, columns=columns)
-        for i, ((axes,), c) in enumerate(zip(made, r.comparisons, strict=True)):
+        for (axes,), c in zip(made, r.comparisons, strict=True):
             head = headline(c)
             _ladder_panel(axes, c, head.observable)
             order = c.order.sel(observable=head.observable, step=head.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
@@ -133,11 +134,14 @@ def anything(value: Any) -> str:
     return str(value)
 
 
-_GREEK = dict(
-    alpha="α", beta="β", gamma="γ", delta="δ", epsilon="ε", eta="η", theta="θ", lambda_="λ",
-    mu="μ", rho="ρ", sigma="σ", tau="τ", phi="φ", Sigma="Σ",
-)  # fmt: skip
-_GREEK["lambda"] = _GREEK.pop("lambda_")
+_GREEK = {
+    name: unicodedata.lookup(f"GREEK {'SMALL' if name.islower() else 'CAPITAL'} LETTER {spelt}")
+    for name, spelt in [
+        ("lambda", "LAMDA"),
+        *((n, n.upper()) for n in ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta")),
+        *((n, n.upper()) for n in ("mu", "rho", "sigma", "tau", "phi", "Sigma")),
+    ]
+}
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 

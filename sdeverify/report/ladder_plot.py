@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from sdeverify.report.formatting import level
@@ -103,7 +103,17 @@ def _limits(axes: Axes, shown: list[Points]) -> None:
     tops = np.concatenate([np.minimum(p.high, 3 * p.size)[p.drawn] for p in shown])
     low, high = np.log10(values.min()) - 0.4, np.log10(tops.max()) + 0.15
     lack = max(0.0, 1.15 - (high - low)) / 2
-    axes.set_ylim(10 ** (low - lack), 10 ** (high + lack))
+    low, high = low - lack, high + lack
+    axes.set_ylim(10**low, 10**high)
+    decades = np.floor(high) - np.ceil(low) + 1
+    axes.yaxis.set_minor_formatter(NullFormatter() if decades > 1 else FuncFormatter(_two_or_five))
+
+
+def _two_or_five(value: float, _: int | None = None) -> str:
+    """Labels between powers of ten where an axis has but one of them."""
+    power = int(np.floor(np.log10(value)))
+    digit = round(value / 10.0**power)
+    return rf"${digit}\times10^{{{power}}}$" if digit in (2, 5) else ""
 
 
 def label_steps(axes: Axes, steps: Array, errors: xr.Dataset, named: bool = True) -> None:
@@ -111,7 +121,8 @@ def label_steps(axes: Axes, steps: Array, errors: xr.Dataset, named: bool = True
     power = int(np.floor(np.log10(steps.max())))
     power = power if power < -2 or power > 2 else 0
     levels = errors["level"].values if "level" in errors.coords else None
-    ticks, labels = [], []
+    ticks: list[float] = []
+    labels: list[str] = []
     span = np.ptp(np.log(steps)) or 1.0
     for i in np.argsort(-steps):
         if ticks and (np.log(ticks[-1]) - np.log(steps[i])) / span < 0.13:

@@ -72,10 +72,10 @@ def _inner(latex: str) -> str:
     return re.sub(r"<mtext>(\w)</mtext>", r'<mi mathvariant="normal">\1</mi>', body)
 
 
-_GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi pi rho sigma "
-    "tau phi chi psi omega Sigma Gamma Delta Theta Lambda Omega"
-).split()
+_GREEK = frozenset(
+    {"alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "eta", "theta", "kappa", "lambda"}
+    | {"mu", "nu", "rho", "sigma", "tau", "phi", "omega", "Sigma", "Gamma", "Delta", "Theta"}
+)
 
 
 def symbol_latex(name: str) -> str | None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.report import markdown, mathml
+from sdeverify.report.evidence import settings_table
 from sdeverify.report.results import Results, read_results
 from sdeverify.report.sentences import VERDICT_SIGNS, in_brief
-from sdeverify.report.evidence import settings_table
 from sdeverify.report.view import Section, section, summary_picture
 
 if TYPE_CHECKING:

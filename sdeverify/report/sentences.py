@@ -102,7 +102,8 @@ def _sentence(
     }
     first = tally.pop(verdict)
     rest = " and ".join(tally.values())
-    sentence = f"of {total} fits (smooth observables, several times) {first}, {rest}"
+    looks = f"{order.sizes['observable']} smooth observables at {order.sizes['step']} times"
+    sentence = f"of {total} fits ({looks}) {first}, {rest}"
     if verdict == "supported" and counts["refuted"]:
         sentence += f", no more than {total} looks allow"
     if verdict != "inconclusive":
@@ -134,10 +135,11 @@ def bias_sentence(c: Comparison) -> str:
         np.abs(finest["error"].values), 2 * finest["standard_error"].values
     )
     worst = int(np.nanargmax(ratio))
+    share = plain(100 * float(ratio[worst]), 2)
     return (
-        "The integrator's own weak error (its finest time step against the extrapolated value, "
-        f"already taken out of the errors above) is at most {plain(float(ratio[worst]), 2)} of the "
-        f"smallest rung's weak error or its resolution, for {c.observables[worst]}."
+        "The integrator's own weak error was measured and taken out. At the finest rung it was "
+        f"at most {share}% of the weak error, or of 2 standard errors where these are larger "
+        f"(for {c.observables[worst]})."
     )
 
 

@@ -64,9 +64,8 @@ _RC: dict[str, Any] = {
 
 def style() -> AbstractContextManager[None]:
     """The settings in which a figure is drawn and saved, from matplotlib's defaults."""
-    context: AbstractContextManager[None] = matplotlib.rc_context(
-        {**matplotlib.rcParamsDefault, **_RC, "backend": matplotlib.rcParams["backend"]}
-    )
+    settings: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k}
+    context: AbstractContextManager[None] = matplotlib.rc_context(settings | _RC)
     return context
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdeverify.report.evidence import comparison_tables
 from sdeverify.report.formatting import anything, plain, prose
 from sdeverify.report.mathml import symbol_latex
 from sdeverify.report.results import Comparison, Results
@@ -17,7 +18,6 @@ from sdeverify.report.sentences import (
     noise_text,
     unresolved_sentence,
 )
-from sdeverify.report.evidence import comparison_tables
 from sdeverify.report.tables import Table
 
 
@@ -119,7 +119,7 @@ def _constants(description: Mapping[str, Any]) -> tuple[Constant, ...]:
     for name, entry in description["constants"].items():
         value, meaning = entry if isinstance(entry, (list, tuple)) else (entry, "")
         latex = symbols.get(name) or symbol_latex(name)
-        made.append(Constant(str(name), latex, anything(value), prose(str(meaning))))
+        made.append(Constant(str(name), latex, prose(anything(value)), prose(str(meaning))))
     return tuple(made)
 
 

@@ -94,7 +94,11 @@ class Adam(AdaptiveSDE):
         constants = {"c_1": (number(self.c1), "(1 - beta_1)/eta^2"), **self.explained_constants}
         name, latex_decay, plain_decay = "Adam", "", ""
         if isinstance(self.decay0, Tensor) or self.decay0 != 0:
-            name, latex_decay, plain_decay = "AdamW", r"-\lambda_0\theta\,dt", " - lambda_0 theta dt"
+            name, latex_decay, plain_decay = (
+                "AdamW",
+                r"-\lambda_0\theta\,dt",
+                " - lambda_0 theta dt",
+            )
             constants["lambda_0"] = (number(self.decay0), "lambda/eta, decoupled weight decay")
         return Description(
             name=f"{name}, first-order SDE",

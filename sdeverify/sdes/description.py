@@ -50,7 +50,8 @@ class Description:
         lines += ["", f"clock        {self.clock}", f"noise        {self.noise}"]
         lines += [f"claim        {self.claim}"]
         lines += [
-            f"{'assumptions' if i == 0 else '':<12} - {line}" for i, line in enumerate(self.assumptions)
+            f"{'assumptions' if i == 0 else '':<12} - {line}"
+            for i, line in enumerate(self.assumptions)
         ]
         return "\n".join([*lines, f"source       {self.source}"])
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.oracle import GradientOracle
-from sdeverify.sdes.description import Description
 from sdeverify.sdes.derive import default_sde
+from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Float, Tensor
 from sdeverify.state import Components

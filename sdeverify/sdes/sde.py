@@ -64,7 +64,7 @@ class SDE(ABC):
 
     @final
     def g(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
-        """The dense diffusion `(replica, packed, noise)`, for small problems: g_prod on unit vectors."""
+        """The dense diffusion `(replica, packed, noise)`: g_prod on unit vectors."""
         columns = [
             self.g_prod(t, y, unit.expand(y.shape[0], -1))
             for unit in torch.eye(self.noise_dim, dtype=y.dtype, device=y.device)
@@ -103,9 +103,7 @@ class GradientSDE(SDE):
 
     oracle: GradientOracle
     time_per_level1_step: float
-    learning_rate_ratio: Callable[[float], PerParameter] | None = field(
-        default=None, kw_only=True
-    )
+    learning_rate_ratio: Callable[[float], PerParameter] | None = field(default=None, kw_only=True)
 
     uses_moments: ClassVar[bool] = False
     """Whether `rest` reads grad f and diag Sigma."""

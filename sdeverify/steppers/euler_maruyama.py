@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.rng import Streams
@@ -29,7 +30,7 @@ class EulerMaruyama:
 
     def __post_init__(self) -> None:
         steps = list(self.substeps)
-        ascending = all(b > a for a, b in zip(steps, steps[1:], strict=False))
+        ascending = all(b > a for a, b in pairwise(steps))
         if not steps or steps[0] < 1 or not ascending or any(steps[-1] % s for s in steps):
             raise InvalidInputError(
                 "substeps are whole numbers >= 1, ascending, each a divisor of the last, e.g. "
@@ -51,9 +52,11 @@ class EulerMaruyama:
         ys = [{n: start.components[n] for n in names} for _ in self.substeps]
         yield [State(start.step, **y) for y in ys]
         for k in range(steps):
-            ys = self._one_step(start.step + k, ys, [
-                self.increments.draw(streams, self.sde, self.dt) for _ in range(finest)
-            ])
+            ys = self._one_step(
+                start.step + k,
+                ys,
+                [self.increments.draw(streams, self.sde, self.dt) for _ in range(finest)],
+            )
             yield [State(start.step + k + 1, **y) for y in ys]
 
     def _one_step(

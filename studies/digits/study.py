@@ -59,9 +59,12 @@ def build(
     levels = sv.SvagLevels([1, ROOT, 2, 2 * ROOT, 4])
     return [
         study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8])),
-        study("sgd-rates", "SGD along learning rates", sgd, sv.LearningRates(
-            [0.25, 0.125, 0.0625, 0.03125]
-        )),
+        study(
+            "sgd-rates",
+            "SGD along learning rates",
+            sgd,
+            sv.LearningRates([0.25, 0.125, 0.0625, 0.03125]),
+        ),
         study("rmsprop-levels", "RMSprop along SVAG levels", rmsprop, levels),
         study("adam-levels", "Adam along SVAG levels", adam, levels),
     ]

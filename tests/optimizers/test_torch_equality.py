@@ -7,21 +7,55 @@ from typing import Any
 
 import pytest
 import torch
-from live_problem import feed, flat, live_problem, small_net
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from sdeverify.noise import MinibatchNoise
 from sdeverify.optimizers import SGD, Adam, Optimizer, RMSprop, SGDMomentum
-from sdeverify.optimizers.from_torch import optimizer_from_torch, start_from_torch
+from sdeverify.optimizers.from_torch import optimizer_from_torch
+from sdeverify.optimizers.start import start_from_torch
 from sdeverify.oracle import GradientOracle
-from sdeverify.state import State
+from sdeverify.problems.module import problem_from_module
+from sdeverify.problems.parameters import flatten_parameters
+from sdeverify.problems.problem import Problem
 
 STEPS = 100
 
-Build = Callable[[torch.nn.Sequential], torch.optim.Optimizer]
+
+def small_net(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Three inputs, four hidden units, one output; 21 parameters."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return net
 
 
-def groups(net: torch.nn.Sequential, *options: dict[str, Any]) -> list[dict[str, Any]]:
+def live_problem(net: nn.Module, features: int = 3) -> Problem:
+    """The squared error of a net on eight fixed samples."""
+    generator = torch.Generator().manual_seed(1)
+    dtype = next(net.parameters()).dtype
+    inputs = torch.randn(8, features, generator=generator, dtype=dtype)
+    targets = torch.randn(8, 1, generator=generator, dtype=dtype)
+    return problem_from_module(net, inputs, targets, lambda out, y: (out - y).square().sum(-1))
+
+
+def flat(net: nn.Module) -> torch.Tensor:
+    return flatten_parameters(net).clone()
+
+
+def feed(net: nn.Module, gradient: torch.Tensor) -> None:
+    """Sets the net's gradients to the parts of a flat one."""
+    parameters = list(net.parameters())
+    parts = gradient.split([p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.reshape(parameter.shape).clone()
+
+
+Build = Callable[[nn.Sequential], torch.optim.Optimizer]
+
+
+def groups(net: nn.Sequential, *options: dict[str, Any]) -> list[dict[str, Any]]:
     """Three groups that cut across the net's order: biases, last weight, first weight."""
     first, last = net[0], net[2]
     members = ([first.bias, last.bias], [last.weight], [first.weight])
@@ -82,11 +116,11 @@ def gradients(count: int, dim: int, dtype: torch.dtype = torch.float64) -> torch
     return torch.randn(count, dim, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def buffer(opt: torch.optim.Optimizer, net: torch.nn.Module, name: str) -> torch.Tensor:
+def buffer(opt: torch.optim.Optimizer, net: nn.Module, name: str) -> torch.Tensor:
     return torch.cat([opt.state[p][name].reshape(-1) for p in net.parameters()])
 
 
-def assert_same(ours: dict[str, torch.Tensor], opt: Any, net: torch.nn.Module) -> None:
+def assert_same(ours: dict[str, torch.Tensor], opt: Any, net: nn.Module) -> None:
     torch.testing.assert_close(ours["theta"][0], flat(net), rtol=1e-12, atol=1e-14)
     second = "square_avg" if isinstance(opt, torch.optim.RMSprop) else "exp_avg_sq"
     for name, theirs in {**BUFFERS, "v": second}.items():
@@ -262,7 +296,7 @@ def test_frozen_parameters_in_a_group_do_not_matter() -> None:
     net[0].requires_grad_(False)
     frozen = {"params": list(net[0].parameters()), "lr": 5.0}
     opt = torch.optim.SGD([frozen, {"params": list(net[2].parameters())}], lr=0.1)
-    assert optimizer_from_torch(opt, live_problem(net[2])) == SGD(learning_rate=0.1)
+    assert optimizer_from_torch(opt, live_problem(net[2], features=4)) == SGD(learning_rate=0.1)
 
 
 def test_reading_leaves_the_live_run_as_it_was() -> None:
@@ -282,6 +316,6 @@ def test_a_start_before_the_first_step_of_sgd_has_zero_momentum() -> None:
     net = small_net()
     opt, problem = CASES["SGD with momentum"](net), live_problem(net)
     state = start_from_torch(opt, problem, oracle_of(problem))
-    assert isinstance(state, State) and state.step == 0
+    assert state.step == 0
     torch.testing.assert_close(state.theta, flat(net))
     assert not state.p.any()

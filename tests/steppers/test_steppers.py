@@ -51,9 +51,7 @@ def test_our_loop_and_torchsde_agree_to_rounding_on_the_same_increments(
     assert len(theirs) == len(ours) == 6
     for a, (b,) in zip(theirs, ours, strict=True):
         for name in sde.components:
-            torch.testing.assert_close(
-                getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-13
-            )
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-13)
 
 
 def test_one_step_of_length_eta_is_the_gaussian_surrogates_step(
@@ -100,9 +98,11 @@ def test_the_subsets_step_has_exactly_the_mean_and_covariance_of_the_full_step(
             second += (torch.outer(drift, drift) + spread * centred.mT @ centred / n) / 49
             weights = torch.full((1, 2), dt / n, dtype=torch.float64)
             values = how.evaluate(
-                sde, point, how.draw(streams(1), sde, dt)._replace(
+                sde,
+                point,
+                how.draw(streams(1), sde, dt)._replace(
                     noise=weights, indices=torch.tensor([[i, j]])
-                )
+                ),
             )
             assert values.variance is not None
             estimate += values.variance[0] / 49
@@ -138,9 +138,9 @@ def test_bad_steps_and_subsets_are_refused_before_any_work(small_oracle: Gradien
             EulerMaruyama(sde, substeps, FullBatch())
     with pytest.raises(InvalidInputError, match="at least 2 samples"):
         EulerMaruyama(sde, (1,), Subsampled(1))
-    quiet = derive(SGD(learning_rate=10.0), GradientOracle(
-        small_oracle.problem, type(small_oracle.noise)(500)
-    ))
+    quiet = derive(
+        SGD(learning_rate=10.0), GradientOracle(small_oracle.problem, type(small_oracle.noise)(500))
+    )
     with pytest.raises(InvalidInputError, match="noisier than the SDE"):
         EulerMaruyama(quiet, (1,), Subsampled(2))
     gaussian = GradientOracle(small_oracle.problem, GaussianNoise(torch.eye(3).double()))

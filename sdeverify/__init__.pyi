@@ -1,0 +1,154 @@
+from sdeverify import measures as measures
+from sdeverify import sdes as sdes
+from sdeverify.analysis import (
+    estimate_order as estimate_order,
+)
+from sdeverify.analysis import (
+    ladder as ladder,
+)
+from sdeverify.analysis import (
+    order_or_raise as order_or_raise,
+)
+from sdeverify.analysis import (
+    overall_verdict as overall_verdict,
+)
+from sdeverify.analysis import (
+    replicas_needed as replicas_needed,
+)
+from sdeverify.analysis import (
+    weak_error as weak_error,
+)
+from sdeverify.errors import (
+    InconclusiveError as InconclusiveError,
+)
+from sdeverify.errors import (
+    InvalidInputError as InvalidInputError,
+)
+from sdeverify.errors import (
+    SdeverifyError as SdeverifyError,
+)
+from sdeverify.errors import (
+    StoreError as StoreError,
+)
+from sdeverify.errors import (
+    UnsupportedError as UnsupportedError,
+)
+from sdeverify.noise import (
+    AmplifiedNoise as AmplifiedNoise,
+)
+from sdeverify.noise import (
+    GaussianNoise as GaussianNoise,
+)
+from sdeverify.noise import (
+    GaussianSurrogate as GaussianSurrogate,
+)
+from sdeverify.noise import (
+    MinibatchNoise as MinibatchNoise,
+)
+from sdeverify.noise import (
+    Noise as Noise,
+)
+from sdeverify.noise import (
+    ShuffledEpochs as ShuffledEpochs,
+)
+from sdeverify.noise_statistics import (
+    noise_statistics as noise_statistics,
+)
+from sdeverify.observables import (
+    Observable as Observable,
+)
+from sdeverify.optimizers import (
+    SGD as SGD,
+)
+from sdeverify.optimizers import (
+    Adam as Adam,
+)
+from sdeverify.optimizers import (
+    Optimizer as Optimizer,
+)
+from sdeverify.optimizers import (
+    RMSprop as RMSprop,
+)
+from sdeverify.optimizers import (
+    SGDMomentum as SGDMomentum,
+)
+from sdeverify.optimizers.from_torch import (
+    optimizer_from_torch as optimizer_from_torch,
+)
+from sdeverify.optimizers.start import (
+    start_from_torch as start_from_torch,
+)
+from sdeverify.oracle import (
+    GradientOracle as GradientOracle,
+)
+from sdeverify.problems.module import (
+    ModuleProblem as ModuleProblem,
+)
+from sdeverify.problems.module import (
+    problem_from_module as problem_from_module,
+)
+from sdeverify.problems.parameters import (
+    flatten_parameters as flatten_parameters,
+)
+from sdeverify.problems.problem import (
+    FunctionProblem as FunctionProblem,
+)
+from sdeverify.problems.problem import (
+    Problem as Problem,
+)
+from sdeverify.report import (
+    write_report as write_report,
+)
+from sdeverify.scalings import (
+    Ladder as Ladder,
+)
+from sdeverify.scalings import (
+    LearningRates as LearningRates,
+)
+from sdeverify.scalings import (
+    SvagLevels as SvagLevels,
+)
+from sdeverify.scalings import (
+    svag as svag,
+)
+from sdeverify.sdes import (
+    SDE as SDE,
+)
+from sdeverify.sdes import (
+    GradientFlow as GradientFlow,
+)
+from sdeverify.sdes import (
+    GradientSDE as GradientSDE,
+)
+from sdeverify.sdes import (
+    derive as derive,
+)
+from sdeverify.simulate import (
+    simulate as simulate,
+)
+from sdeverify.simulate import (
+    solve as solve,
+)
+from sdeverify.state import (
+    State as State,
+)
+from sdeverify.store import (
+    Store as Store,
+)
+from sdeverify.study import (
+    Campaign as Campaign,
+)
+from sdeverify.study import (
+    Study as Study,
+)
+from sdeverify.study import (
+    run as run,
+)
+from sdeverify.verify import (
+    verify as verify,
+)
+from sdeverify.warm_up import (
+    warm_up as warm_up,
+)
+
+__version__: str

@@ -1,0 +1,282 @@
+"""Finding study files, reading them, and the parameters that the command line sets."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sdeverify.errors import InvalidInputError, SdeverifyError
+
+if TYPE_CHECKING:
+    from sdeverify.study import Campaign, Study
+
+FILE = "study.py"
+VARIABLE = "STUDY"
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Found(NamedTuple):
+    """A study file, and the first line of what it says about itself."""
+
+    name: str
+    path: Path
+    summary: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A study with the parameters that it is asked for.
+
+    Args:
+        source: the study file.
+        parameters: of its `build`.
+        seed, device: the parameters of these names, where `build` has them. A study without a
+            parameter `seed` has it added to the seeds of its comparisons.
+    """
+
+    source: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    device: str | None = None
+
+    def build(self) -> Built:
+        """The campaign and its studies.
+
+        Raises:
+            InvalidInputError: the file, or a parameter, is refused.
+            SdeverifyError: the file's own code fails.
+        """
+        campaign = load_campaign(self.source)
+        known = campaign.defaults
+        asked = {"seed": self.seed, "device": self.device}
+        named = {k: v for k, v in asked.items() if v is not None and k in known}
+        twice = [k for k, v in named.items() if self.parameters.get(k, v) != v]
+        if twice:
+            raise InvalidInputError(f"{twice[0]} is given twice, by --{twice[0]} and by --set.")
+        if self.device is not None and "device" not in known:
+            raise InvalidInputError(
+                f"the study '{campaign.name}' has no parameter 'device'; it runs where its file "
+                "says. Give its build(...) the parameter, or leave --device out."
+            )
+        parameters = {k: _like(known.get(k), v) for k, v in {**self.parameters, **named}.items()}
+        _check_device(parameters.get("device", known.get("device")))
+        studies = explained(f"{self.source}, building the study", campaign.studies, **parameters)
+        if self.seed is not None and "seed" not in known:
+            studies = [replace(study, seed=study.seed + self.seed) for study in studies]
+        return Built(campaign, studies, parameters)
+
+
+class Built(NamedTuple):
+    """A campaign, its studies, and the parameters that made them."""
+
+    campaign: Campaign
+    studies: list[Study]
+    parameters: dict[str, Any]
+
+
+def find_study(source: str) -> Path:
+    """The study file that a path, a folder or the name of a folder under `studies` stands for.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    places = [Path(source), *(root / source for root in _roots())]
+    for place in places:
+        if place.suffix == ".py" and place.is_file():
+            return place.resolve()
+        if (place / FILE).is_file():
+            return (place / FILE).resolve()
+    known = ", ".join(found.name for found in available_studies()) or "none"
+    raise InvalidInputError(
+        f"there is no study '{source}'. Name a study file, a folder with a {FILE}, or one of the "
+        f"studies here: {known}."
+    )
+
+
+def study_name(path: Path) -> str:
+    """What a study file's results are called: its folder's name, or that of the file."""
+    return path.parent.name if path.name == FILE else path.stem
+
+
+def available_studies() -> list[Found]:
+    """The studies in the folder `studies`, here and beside the package; nothing is imported."""
+    files = {file.resolve(): None for root in _roots() for file in sorted(root.glob(f"*/{FILE}"))}
+    return [Found(study_name(file), file, _summary(file)) for file in files]
+
+
+def load_campaign(source: str) -> Campaign:
+    """Runs a study file and gives its `STUDY`.
+
+    Raises:
+        InvalidInputError: there is no such file, or no `STUDY` in it.
+        SdeverifyError: the file's own code fails; the message says where.
+    """
+    from sdeverify.study import Campaign, Study, as_campaign
+
+    path = find_study(source)
+    name = f"sdeverify_study_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidInputError(f"{path} cannot be read as Python; a study is a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    explained(f"reading {path}", spec.loader.exec_module, module)
+    study = getattr(module, VARIABLE, None)
+    if not isinstance(study, Campaign | Study):
+        found = "nothing" if study is None else f"a {type(study).__name__}"
+        raise InvalidInputError(
+            f"{path} must set {VARIABLE} to a Campaign or a Study; it sets {found}."
+        )
+    return as_campaign(study)
+
+
+def parse_settings(defaults: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """The values of `name=value` texts, each read as the type of the parameter's default.
+
+    Lists are written a,b,c.
+
+    Raises:
+        InvalidInputError: an unknown name, a text without '=', or a value of another type.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise InvalidInputError(f"--set takes name=value; got '{setting}'.")
+        if name not in defaults:
+            known = "\n".join(f"  {key}={shown(value)}" for key, value in defaults.items())
+            raise InvalidInputError(
+                f"there is no parameter '{name}'; the parameters and their defaults are\n{known}"
+            )
+        if name in values:
+            raise InvalidInputError(f"'{name}' is set twice.")
+        values[name] = _parsed(name, defaults[name], text.strip())
+    return values
+
+
+def shown(value: Any) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(shown(item) for item in value)
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return "(required)" if value is inspect.Parameter.empty else str(value)
+
+
+def explained(what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a study's own code; its failures become one message that says where.
+
+    Raises:
+        SdeverifyError: what the code raised.
+    """
+    try:
+        return call(*args, **kwargs)
+    except SdeverifyError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise SdeverifyError(f"{what}: {type(error).__name__}: {error}{where}") from error
+
+
+def _parsed(name: str, default: Any, text: str) -> Any:
+    try:
+        return _value(default, text)
+    except (ValueError, KeyError):
+        kind = "list of numbers a,b,c" if isinstance(default, list | tuple) else _kind(default)
+        raise InvalidInputError(
+            f"'{name}' is a {kind}, by default {shown(default)}; got '{text}'."
+        ) from None
+    except TypeError:
+        raise InvalidInputError(
+            f"'{name}' is a {type(default).__name__}, which cannot be set from the command line."
+        ) from None
+
+
+def _value(default: Any, text: str) -> Any:
+    if isinstance(default, bool):
+        return _WORDS[text.lower()]
+    if isinstance(default, int):
+        return _whole(text)
+    if isinstance(default, float):
+        return float(text)
+    if isinstance(default, str):
+        return text
+    if isinstance(default, list | tuple):
+        parts = [part.strip() for part in text.split(",")] if text else []
+        return type(default)(_value(_element(default), part) for part in parts)
+    if default is None or default is inspect.Parameter.empty:
+        return _guessed(text)
+    raise TypeError(f"no reading for {type(default).__name__}")
+
+
+def _element(default: Sequence[Any]) -> Any:
+    floats = [item for item in default if isinstance(item, float)]
+    return floats[0] if floats else default[0] if default else None
+
+
+def _guessed(text: str) -> Any:
+    if text.lower() in ("", "none"):
+        return None
+    for kind in (_whole, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _whole(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(text) if text.lstrip("+-").isdigit() else int(number)
+
+
+def _kind(default: Any) -> str:
+    names = {bool: "yes or no", int: "whole number", float: "number", str: "text"}
+    return names.get(type(default), type(default).__name__)
+
+
+def _like(default: Any, value: Any) -> Any:
+    """JSON has no tuples: a list is given back as the default's kind."""
+    return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
+
+
+def _check_device(device: Any) -> None:
+    import torch
+
+    if not isinstance(device, str):
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInputError(
+            f"the device '{device}' cannot be used: {reason} Use cpu, or one that torch finds."
+        ) from error
+
+
+def _roots() -> list[Path]:
+    package = Path(__file__).parent
+    return [Path("studies"), package / "studies", package.parent / "studies"]
+
+
+def _summary(file: Path) -> str:
+    try:
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return "cannot be read"
+    return text.splitlines()[0] if text else ""

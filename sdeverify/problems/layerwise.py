@@ -1,0 +1,180 @@
+"""Moments layer by layer: one pass forward, backward signals only, then each layer's own rule.
+
+The losses are independent, so the gradient of their sum with respect to a layer's output holds in
+row i the signal dl_i/dz_i of sample i. Parameters are constants in this pass, so that no weight
+gradient is computed by the backward pass itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.func import vmap
+
+from sdeverify.problems.functional import FunctionalModel
+from sdeverify.problems.layers import Sums, rule_for
+from sdeverify.problems.problem import WeightedMoments
+from sdeverify.problems.samples import Batch, Data
+from sdeverify.shapes import Float, Tensor
+
+Tap = Callable[[int, Tensor], Tensor]
+"""Replaces the output of the layer with this number by one whose gradient can be asked for."""
+
+
+class Layerwise:
+    """Moments of a net all of whose trainable parameters sit in layers with a rule."""
+
+    name = "layerwise"
+
+    def __init__(self, model: FunctionalModel, layers: dict[str, nn.Module]) -> None:
+        self.model = model
+        self.paths = tuple(layers)
+        self.layers = tuple(layers.values())
+
+    @classmethod
+    def of(cls, model: FunctionalModel) -> Layerwise | None:
+        """The layers of a net; None where one with trainable parameters has no rule."""
+        live = model.layout.live
+        layers: dict[str, nn.Module] = {}
+        covered: set[str] = set()
+        for path, module in model.net.named_modules():
+            prefix = f"{path}." if path else ""
+            own = {prefix + name for name, _ in module.named_parameters(recurse=False)} & set(live)
+            if own:
+                if rule_for(module) is None:
+                    return None
+                layers[prefix] = module
+                covered |= own
+        return cls(model, layers) if covered == set(live) else None
+
+    def sums(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        batch: Batch,
+    ) -> WeightedMoments:
+        """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
+        parameters = self.model.layout.unflatten(theta.detach())
+        if len(theta) == 1:
+            single = {name: value[0] for name, value in parameters.items()}
+            inputs, signals = self._one_replica(single, batch.of_one())
+            parts = self._apply_rules(inputs, signals, weights[0])
+            return WeightedMoments(*(self._flat(parts, i).unsqueeze(0) for i in range(3)))
+        inputs, signals = self._many_replicas(parameters, batch)
+        parts = vmap(self._apply_rules)(inputs, signals, weights)
+        return WeightedMoments(*(self._flat(parts, i, leading=1) for i in range(3)))
+
+    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
+        """The largest weight of a layer that acts at several positions of a sample."""
+        inputs, _ = self._one_replica(self.model.layout.unflatten(theta), probe.of_one())
+        sizes = [
+            max(p.numel() for p in layer.parameters(recurse=False))
+            for layer, a in zip(self.layers, inputs, strict=True)
+            if a.dim() > 2 or isinstance(layer, nn.Embedding)
+        ]
+        return max(sizes, default=0)
+
+    def _flat(self, parts: dict[str, Sums], which: int, leading: int = 0) -> Tensor:
+        chosen = {name: sums[which] for name, sums in parts.items()}
+        return self.model.layout.flatten(chosen, leading)
+
+    def _one_replica(
+        self, parameters: dict[str, Tensor], data: Data
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        outputs: list[Tensor] = [data.targets] * len(self.layers)
+
+        def tap(number: int, output: Tensor) -> Tensor:
+            outputs[number] = output if output.requires_grad else output.detach().requires_grad_()
+            return outputs[number]
+
+        with torch.enable_grad():
+            losses, inputs = self._run(parameters, data, tap)
+        signals = torch.autograd.grad(losses.sum(), outputs, materialize_grads=True)
+        return inputs, list(signals)
+
+    def _many_replicas(
+        self, parameters: dict[str, Tensor], batch: Batch
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Under `vmap` signals are gradients with respect to zeros added to the layers' outputs."""
+        axis = None if batch.shared else 0
+        shapes = self._output_shapes(parameters, batch)
+        replicas = len(next(iter(parameters.values())))
+        options = {"dtype": self.model.dtype, "device": batch.data.targets.device}
+        zeros = [
+            torch.zeros((), **options).expand(replicas, *shape).requires_grad_()  # type: ignore[arg-type]
+            for shape in shapes
+        ]
+
+        def run(
+            parameters: dict[str, Tensor], data: Data, zeros: list[Tensor]
+        ) -> tuple[Tensor, list[Tensor]]:
+            return self._run(parameters, data, lambda number, output: output + zeros[number])
+
+        with torch.enable_grad():
+            losses, inputs = vmap(run, in_dims=(0, axis, 0))(parameters, batch.data, zeros)
+        signals = torch.autograd.grad(losses.sum(), zeros, materialize_grads=True)
+        return [x.detach() for x in inputs], list(signals)
+
+    def _output_shapes(self, parameters: dict[str, Tensor], batch: Batch) -> list[torch.Size]:
+        """The shape of each layer's output on the batch of one replica."""
+        data = batch.data if batch.shared else batch.data.map(lambda x: x[0])
+        one = data.map(lambda x: x[:1])
+        shapes = [torch.Size()] * len(self.layers)
+
+        def note(number: int, output: Tensor) -> Tensor:
+            shapes[number] = torch.Size((len(data.targets), *output.shape[1:]))
+            return output
+
+        with torch.no_grad():
+            self._run({name: value[0] for name, value in parameters.items()}, one, note)
+        return shapes
+
+    def _run(
+        self, parameters: dict[str, Tensor], data: Data, tap: Tap
+    ) -> tuple[Float[Tensor, " n"], list[Tensor]]:
+        """The losses and each layer's input; every layer must be used once."""
+        inputs: list[Tensor] = [data.targets] * len(self.layers)
+        uses = [0] * len(self.layers)
+
+        def note(number: int, given: Tensor, output: Tensor) -> Tensor:
+            uses[number] += 1
+            inputs[number] = given.detach()
+            return tap(number, output)
+
+        with _hooks(self.layers, note):
+            losses = self.model.losses(parameters, data)
+        if any(count != 1 for count in uses):
+            raise RuntimeError("a layer is not used exactly once in a forward pass")
+        return losses, inputs
+
+    def _apply_rules(
+        self, inputs: list[Tensor], signals: list[Tensor], weights: Float[Tensor, " n"]
+    ) -> dict[str, Sums]:
+        found: dict[str, Sums] = {}
+        for prefix, layer, a, b in zip(self.paths, self.layers, inputs, signals, strict=True):
+            rule = rule_for(layer)
+            assert rule is not None
+            for name, sums in rule(layer, a, b, weights).items():
+                if prefix + name in self.model.layout.live:
+                    found[prefix + name] = sums
+        return found
+
+
+@contextmanager
+def _hooks(
+    layers: tuple[nn.Module, ...], note: Callable[[int, Tensor, Tensor], Tensor]
+) -> Iterator[None]:
+    """Calls `note(number, input, output)` after each layer; what it returns becomes the output."""
+
+    def hook(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        return lambda module, args, output: note(number, args[0], output)
+
+    handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,65 @@
+"""Which fast form a net gets: the first that applies and agrees with the general route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from sdeverify.problems.chain import DenseChain
+from sdeverify.problems.general import General, GradientRoute, MomentsRoute
+from sdeverify.problems.layerwise import Layerwise
+from sdeverify.problems.samples import Batch
+from sdeverify.shapes import Tensor
+
+REPLICAS = 2
+PERTURBATION = 0.1
+"""Trial parameters are off the net's own by this much, so that zero-initialised layers count."""
+
+
+def gradient_route(general: General, theta: Tensor, probe: Batch) -> GradientRoute:
+    """The dense chain where it applies, else autograd."""
+    chain = DenseChain.of(general.model)
+    if chain is not None and _agree(chain.weighted, general.weighted, theta, probe):
+        return chain
+    return general
+
+
+def moments_route(general: General, theta: Tensor, probe: Batch) -> MomentsRoute:
+    """The dense chain, the layerwise form or per-sample gradients."""
+    for route in (DenseChain.of(general.model), Layerwise.of(general.model)):
+        if route is not None and _agree(
+            lambda *x, route=route: torch.stack(route.sums(*x)),  # type: ignore[misc]
+            lambda *x: torch.stack(general.sums(*x)),
+            theta,
+            probe,
+        ):
+            return route
+    return general
+
+
+def _agree(
+    fast: Callable[[Tensor, Tensor, Batch], Tensor],
+    slow: Callable[[Tensor, Tensor, Batch], Tensor],
+    theta: Tensor,
+    probe: Batch,
+) -> bool:
+    """Compares two forms on a few samples, for one replica and for two, shared or not."""
+    noise = torch.Generator().manual_seed(0)
+    n = len(probe.data.targets)
+    shift = torch.randn((REPLICAS, theta.numel()), generator=noise).to(theta)
+    weights = torch.randn((REPLICAS, n), generator=noise).to(theta)
+    trial = theta + PERTURBATION * shift
+    own = Batch(probe.data.map(lambda x: torch.stack([x, x.flip(0)])), False)
+    one = Batch(own.data.map(lambda x: x[:1]), False)
+    for replicas, batch in ((1, probe), (REPLICAS, probe), (1, one), (REPLICAS, own)):
+        x, w = trial[:replicas], weights[:replicas]
+        want = slow(x, w, batch)
+        try:
+            got = fast(x, w, batch)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+            return False
+        tolerance = torch.finfo(theta.dtype).eps ** 0.5
+        if got.shape != want.shape or bool((got - want).abs().max() > tolerance * want.abs().max()):
+            return False
+    return True

@@ -1,0 +1,106 @@
+"""Orders of errors without sampling noise, among them the published table of the circle problem."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sdeverify.analysis import estimate_order, ladder, overall_verdict
+from sdeverify.analysis.exact_order import exact_order
+
+HALVED = np.array([0.2, 0.1, 0.05, 0.025])
+TABLE = {
+    "order 1": ([0.0171626, 0.00919174, 0.00473673, 0.002402], 1.0),
+    "order 1, sin 2x": ([0.0256889, 0.0108528, 0.00496314, 0.00237034], 1.0),
+    "order 1, exp cos x": ([0.0388018, 0.020584, 0.0105697, 0.00535159], 1.0),
+    "order 2": ([3.8112e-4, 8.9875e-5, 2.0287e-5, 4.73318e-6], 2.0),
+    "order 2, sin 2x": ([1.13371e-2, 2.83676e-3, 7.05314e-4, 1.75675e-4], 2.0),
+}
+
+
+def exact_ladder(error, steps=HALVED, bound=1e-12, claimed=1.0):
+    rungs = [
+        xr.Dataset(
+            {
+                "error": (("step", "observable"), [[e]]),
+                "bound": (("step", "observable"), [[bound]]),
+            },
+            coords={
+                "step": [2.0],
+                "time": ("step", [2.0]),
+                "observable": np.array(["cos x"], dtype=object),
+            },
+            attrs={"time_per_step": s},
+        )
+        for e, s in zip(error, steps, strict=True)
+    ]
+    return ladder(rungs, "learning_rate", claimed)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_published_errors_have_the_order_of_their_equation(name):
+    error, claimed = TABLE[name]
+    order = estimate_order(exact_ladder(error, claimed=claimed))
+    assert order.verdict.item() == "supported"
+    assert order.order.item() == pytest.approx(claimed, abs=0.05)
+    assert order.order_low.item() <= claimed <= order.order_high.item()
+    assert order.terms.item() == 0
+    assert str(overall_verdict(order)).startswith("Supported")
+
+
+def test_order_one_does_not_pass_for_order_two():
+    error, _ = TABLE["order 1"]
+    order = estimate_order(exact_ladder(error, claimed=2.0))
+    assert order.verdict.item() == "refuted"
+    assert overall_verdict(order).verdict == "refuted"
+
+
+@pytest.mark.parametrize("constant", [1e-3, -1e-3, 2e-4, 1e-2])
+def test_an_error_that_tends_to_a_constant_is_refuted_with_its_limit(constant):
+    error = constant + 0.1 * HALVED - 0.2 * HALVED**2 + 0.3 * HALVED**3
+    order = estimate_order(exact_ladder(error))
+    assert order.verdict.item() == "refuted"
+    assert order.order.item() == 0.0
+    assert order.limit.item() == pytest.approx(constant, rel=0.05)
+
+
+def test_correct_series_are_never_refuted_and_half_an_order_always_is():
+    """10,000 random series: none refuted. Their half-order counterparts all are."""
+    rng = np.random.default_rng(4)
+    c = rng.uniform(-1, 1, (10_000, 4)) * 2.0 ** np.arange(4)
+    powers = HALVED[:, None] ** np.arange(1, 5)
+    errors = powers @ c.T
+    bound = np.full(4, 1e-14)
+    found = [exact_order(HALVED, e, bound) for e in errors.T]
+    assert sum(not f.unresolved and f.high < 1.0 for f in found) == 0
+    assert sum(not f.unresolved and f.low > 0.5 for f in found) > 8_000
+    for a, b in rng.uniform(0.5, 1.5, (50, 2)):
+        f = exact_order(HALVED, a * np.sqrt(HALVED) * (1 + 0.3 * b * HALVED), bound)
+        assert not f.unresolved
+        assert f.high < 1.0
+
+
+def test_errors_near_their_numerical_bound_are_unresolved():
+    error = 1e-6 * HALVED
+    for bound, reason in ((1e-9, "exceeds 1%"), (1e-6, "no error exceeds")):
+        order = estimate_order(exact_ladder(error, bound=bound))
+        assert order.verdict.item() == "inconclusive"
+        assert reason in order.reason.item()
+    two = estimate_order(exact_ladder(error[:2], HALVED[:2]))
+    assert "three rungs" in two.reason.item()
+
+
+def test_a_change_of_sign_among_the_finest_rungs_is_not_an_order():
+    error = HALVED * (HALVED - 0.07)
+    assert "sign" in exact_order(HALVED, error, np.full(4, 1e-12)).unresolved
+
+
+def test_an_exact_side_beside_a_sampled_one_is_fitted_with_its_bound():
+    exact = exact_ladder(0.1 * HALVED, bound=1e-9)
+    spread = xr.full_like(exact.error, 1e-4)
+    same = exact.rung == exact.rung_bis
+    covariance = (spread**2 * same).transpose("rung", "rung_bis", "step", "observable")
+    mixed = estimate_order(exact.assign(standard_error=spread, error_covariance=covariance))
+    assert mixed.terms.item() == 1
+    assert mixed.verdict.item() == "supported"
