@@ -94,6 +94,7 @@ class JobLayout:
                 name,
                 shape=shape,
                 chunks=(1, *shape[1:]),
+                chunk_key_encoding={"name": "default", "separator": "."},
                 dtype=dtype,
                 fill_value=fill,
                 dimension_names=dims,

@@ -41,7 +41,7 @@ def derived_seed(*key: object) -> int:
 
 @dataclass(frozen=True)
 class Streams:
-    """The streams of some blocks for one role; draws have the blocks' replicas as first dimension."""
+    """The streams of some blocks for one role; draws have the blocks' replicas first."""
 
     seed: int
     role: str

@@ -324,8 +324,10 @@ def _checked(
     names = [o.name for o in observables]
     if not names or len(set(names)) != len(names):
         raise InvalidInputError(f"observables need different names, at least one; got {names}.")
-    options = {"dtype": problem.dtype, "device": problem.device}
-    moved = {k: v.detach().to(**options) for k, v in point.components.items()}
+    moved = {
+        name: value.detach().to(dtype=problem.dtype, device=problem.device)
+        for name, value in point.components.items()
+    }
     return State(point.step, **moved), recorded_steps(steps)
 
 

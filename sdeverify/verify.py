@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import nn
 
 from sdeverify import measures
@@ -75,9 +76,10 @@ class Answer:
         )
         return "\n".join([head, "", *rows, "", notes])
 
-    def _spread(self) -> np.ndarray:
+    def _spread(self) -> NDArray[np.float64]:
         count = float(self.chain["block_count"].sum())
-        return np.asarray(self.chain["standard_error"][-1]) * np.sqrt(count)
+        last = np.asarray(self.chain["standard_error"][-1], dtype=np.float64)
+        return last * count**0.5
 
 
 def verify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 
 from sdeverify.errors import InvalidInputError
@@ -28,10 +27,12 @@ def confirm(path: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
                 f"and {list(reference[name].values)}. Solve both at the same steps and observables."
             )
     error = path["extrapolated"] - reference["extrapolated"]
-    spread = np.hypot(path["extrapolated_standard_error"], reference["extrapolated_standard_error"])
+    spread = (
+        path["extrapolated_standard_error"] ** 2 + reference["extrapolated_standard_error"] ** 2
+    ) ** 0.5
     ds = xr.Dataset({"error": error, "standard_error": spread})
     random = spread.values > 0
-    z = np.abs(error.values[random]) / spread.values[random]
+    z = abs(error.values[random]) / spread.values[random]
     return ds.assign_attrs(
         kind="confirmation",
         largest_z=float(z.max()) if z.size else 0.0,

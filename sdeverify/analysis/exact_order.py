@@ -3,9 +3,10 @@
 With `e(s) = a s^p (1 + b s + ...)` the slope between two neighbouring rungs is
 `p + b L(s_i, s_j) + ...`, L the logarithmic mean; two slopes extrapolate to p (Richardson). The
 interval is centred there; its half-width adds the last slope's distance from it, the change of the
-extrapolation from rung to rung, and what the numerical error `bound` can do, but is never below
+extrapolation from rung to rung (with three rungs, of the slope), and what the numerical error `bound` can do, but is never below
 `FLOOR`. An error that tends to a constant is recognised by its limit: the polynomial through all
-rungs, at 0, against the polynomials without the coarsest and without the finest.
+rungs, at 0, against the polynomials without the coarsest and without the finest (the latter scaled
+by finest over coarsest step, the ratio of the two remainders).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ Array = NDArray[Any]
 FLOOR = 0.02
 LARGEST_BOUND = 0.01
 LARGEST_CHANGE = 0.25
-LIMIT_FACTOR = 5.0
-LIMIT_SHARE = 0.01
+LIMIT_FACTOR = 10.0
+LIMIT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,13 @@ class ExactOrder:
     unresolved: str
 
 
-def exact_order(step: Array, error: Array, bound: Array) -> ExactOrder:
-    """The order of exact signed errors at steps, coarsest first, `(rung,)` each."""
+def exact_order(step: Array, error: Array, bound: Array, scale: float = 0.0) -> ExactOrder:
+    """The order of exact signed errors at steps, coarsest first, `(rung,)` each.
+
+    A limit counts from four rungs on, where it exceeds `LIMIT_FACTOR` times its uncertainty and
+    `LIMIT_SHARE` of the finest rung's error or of `scale`: the largest such error at neighbouring
+    times, which keeps a leading term that passes through 0 from looking like a constant.
+    """
     nothing = (np.nan, -np.inf, np.inf, np.nan, np.nan)
     size = np.abs(error)
     if len(step) < 3:
@@ -53,7 +59,8 @@ def exact_order(step: Array, error: Array, bound: Array) -> ExactOrder:
     if np.all(size <= bound):
         return ExactOrder(*nothing, "no error exceeds the numerical error")
     limit, uncertainty = limit_of(step, error, bound)
-    if abs(limit) > max(LIMIT_FACTOR * uncertainty, LIMIT_SHARE * size[-1]):
+    least = max(LIMIT_FACTOR * uncertainty, LIMIT_SHARE * max(float(size[-1]), scale))
+    if len(step) > 3 and abs(limit) > least:
         return ExactOrder(0.0, 0.0, 0.0, limit, uncertainty, "")
     if np.max(bound) > LARGEST_BOUND * np.min(size):
         reason = f"the numerical error {np.max(bound):.1e} exceeds 1% of {np.min(size):.1e}"
@@ -74,9 +81,10 @@ def limit_of(step: Array, error: Array, bound: Array) -> tuple[float, float]:
         return float(extrapolation_weights(1.0 / step[rows]) @ error[rows])
 
     limit = at_zero(slice(None))
-    changes = [abs(limit - at_zero(rows)) for rows in (slice(1, None), slice(None, -1))]
+    finer = abs(limit - at_zero(slice(1, None)))
+    coarser = abs(limit - at_zero(slice(None, -1))) * step[-1] / step[0]
     numerical = float(np.abs(extrapolation_weights(1.0 / step)) @ bound)
-    return limit, max(changes) + numerical
+    return limit, max(finer, coarser) + numerical
 
 
 def _extrapolated(step: Array, size: Array, bound: Array) -> tuple[float, float, float]:
@@ -89,6 +97,5 @@ def _extrapolated(step: Array, size: Array, bound: Array) -> tuple[float, float,
     numerical = (bound / size)[:-1] / width + (bound / size)[1:] / width
     half = abs(slope[-1] - extrapolated[-1])
     half += (1 + weight[-1]) * numerical[-1] + weight[-1] * numerical[-2]
-    if len(extrapolated) > 1:
-        half += abs(extrapolated[-1] - extrapolated[-2])
+    half += np.max(np.abs(np.diff(extrapolated if len(extrapolated) > 1 else slope)[-1:]))
     return float(extrapolated[-1]), float(max(half, FLOOR)), float(abs(slope[-1] - slope[-2]))

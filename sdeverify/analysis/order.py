@@ -87,7 +87,9 @@ def estimate_order(
     sampled = np.any(np.einsum("nii->ni", covariance) > 0, axis=-1)
     columns = _sampled_columns(chosen, s, error, covariance, claimed, spacing)
     if "bound" in chosen and not sampled.all():
-        exact = _exact_columns(s, error, _flat(chosen["bound"], RUNG), claimed)
+        finest = np.abs(error[:, -1]).reshape(-1, chosen.sizes[STEP])
+        scale = np.repeat(finest.max(axis=1), chosen.sizes[STEP])
+        exact = _exact_columns(s, error, _flat(chosen["bound"], RUNG), scale, claimed)
         columns = {
             name: np.where(sampled, columns[name], exact[name])
             if name in columns
@@ -241,10 +243,10 @@ def _judge(
     return INCONCLUSIVE, f"the order's interval reaches down to {claimed - 0.5:g} or below"
 
 
-def _exact_columns(s: Array, error: Array, bound: Array, claimed: float) -> Columns:
+def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: float) -> Columns:
     rows: list[dict[str, Any]] = []
-    for e, b in zip(error, bound, strict=True):
-        found = exact_order(s, e, b)
+    for e, b, largest in zip(error, bound, scale, strict=True):
+        found = exact_order(s, e, b, float(largest))
         verdict = interval_verdict(found.low, found.high, claimed)
         reason = {
             REFUTED: f"the order's interval ends below {claimed:g}",

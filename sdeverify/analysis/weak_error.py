@@ -39,8 +39,8 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
         more (`bands`). Where a side is exact, `bound` carries its numerical error.
 
         `integrator_residual` is what extrapolation may have left, with sign: the expansion
-        `a dt + b dt^2 + ...` in level-1 steps with coefficients that do not grow from term to
-        term leaves at most `|bias| s_n / (s_1 ... s_n)`, `s_i` the substeps, ascending.
+        `a dt + b dt^2 + ...` in level-1 steps leaves at most `|bias| s_n / (s_1 ... s_n)`, `s_i`
+        the substeps, ascending, if its coefficients fall by a quarter or more from term to term.
 
     Raises:
         InvalidInputError: not a chain and a path, values not finite, or axes that differ.

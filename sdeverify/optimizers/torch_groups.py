@@ -267,7 +267,7 @@ def _check_complete(name: str, problem: Problem, slices: list[list[slice]]) -> N
         covered[where] = True
     if bool(covered.all()):
         return
-    places: dict[str, slice] = getattr(getattr(problem, "layout", None), "slices", {})
+    places: dict[str, slice] = getattr(problem, "parameter_slices", {})
     missing = [n for n, where in places.items() if not bool(covered[where].all())]
     raise InvalidInputError(
         f"{int((~covered).sum())} of the problem's {problem.dim} parameters are in no param group "

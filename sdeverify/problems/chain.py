@@ -125,19 +125,19 @@ class DenseChain:
         out = WeightedMoments(*(torch.empty_like(theta) for _ in range(3)))
         rows = torch.stack([weights, torch.ones_like(weights)], 1)
         for layer, a, b in self._backward(parameters, tape, signal):
-            squared = b.square()
+            scratch = weights.unsqueeze(-1) * b
             if layer.weight in self.model.layout.live:
-                width = b.shape[-1]
-                both = _products(torch.cat([weights.unsqueeze(-1) * b, b], -1), a)
-                self._part(out.weighted, layer.weight).copy_(both[:, :width].flatten(1))
-                self._part(out.mean, layer.weight).copy_(both[:, width:].flatten(1))
-                second = _products(squared, a.square())
+                self._part(out.weighted, layer.weight).copy_(_products(scratch, a).flatten(1))
+                self._part(out.mean, layer.weight).copy_(_products(b, a).flatten(1))
+            torch.mul(b, b, out=scratch)
+            if layer.weight in self.model.layout.live:
+                second = _products(scratch, a.square())
                 self._part(out.second, layer.weight).copy_(second.flatten(1))
             if layer.bias in self.model.layout.live:
                 both = rows @ b
                 self._part(out.weighted, layer.bias).copy_(both[:, 0])
                 self._part(out.mean, layer.bias).copy_(both[:, 1])
-                torch.sum(squared, 1, out=self._part(out.second, layer.bias))
+                torch.sum(scratch, 1, out=self._part(out.second, layer.bias))
         return out
 
     def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
@@ -188,7 +188,7 @@ class DenseChain:
     def _backward(
         self, parameters: dict[str, Tensor], tape: Tape, signal: Tensor
     ) -> Iterator[tuple[Dense, Tensor, Tensor]]:
-        """From the last linear layer to the first: layer, its input and the signal at its output."""
+        """From the last linear layer to the first: layer, its input, the signal at its output."""
         for i in range(len(self.layers) - 1, -1, -1):
             layer, a = self.layers[i], tape.inputs[i]
             replicas = tape.losses.shape[0]

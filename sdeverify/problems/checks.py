@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.problems.functional import FunctionalModel
@@ -94,7 +94,7 @@ def check_parameters(net: nn.Module, layout: ParameterLayout) -> None:
     """Refuses uninitialised, missing, non-real and non-finite parameters."""
     named = dict(net.named_parameters())
     for name, value in named.items():
-        if isinstance(value, UninitializedTensorMixin):
+        if isinstance(value, UninitializedParameter):
             raise InvalidInputError(
                 f"net.{name} is not initialised yet. Call net(inputs[:1]) once beforehand."
             )
@@ -154,8 +154,8 @@ def check_loss_setting(loss: PerSampleLoss) -> None:
         raise UnsupportedError(_reduced(name, f"has reduction='{reduction}'"))
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
         raise UnsupportedError(
-            f"{type(loss).__name__} has trainable parameters of its own. Put them into the net, and "
-            "let loss(outputs, targets) have none."
+            f"{type(loss).__name__} has trainable parameters of its own. Put them into the net, "
+            "and let loss(outputs, targets) have none."
         )
 
 

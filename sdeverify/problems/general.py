@@ -138,7 +138,7 @@ class General:
 def sums_over_samples(
     gradients: Float[Tensor, "*replica n param"], weights: Float[Tensor, "*replica n"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """sum_i w_i g_i, sum_i g_i and sum_i g_i^2, reading the gradients twice; they are overwritten."""
+    """sum_i w_i g_i, sum_i g_i and sum_i g_i^2, in two readings; the gradients are overwritten."""
     ones = torch.ones_like(weights)
     both = torch.stack([weights, ones], -2) @ gradients
     second = ones.unsqueeze(-2) @ gradients.square_()

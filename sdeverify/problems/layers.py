@@ -1,7 +1,7 @@
 """Per-layer sums over samples of w g, g and g^2, from a layer's input and its backward signal.
 
-Every rule is written for one replica: `a` is the layer's input and `b` = dl/d(output), both with the
-sample as leading dimension. Where a parameter is used at several positions of one sample, its
+Every rule is written for one replica: `a` is the layer's input and `b` = dl/d(output), both with
+the sample as leading dimension. Where a parameter is used at several positions of one sample, its
 per-sample gradient is the sum over the positions, formed here layer by layer.
 """
 
@@ -73,7 +73,7 @@ def convolution(module: nn.Module, a: Tensor, b: Tensor, w: Float[Tensor, " n"])
 def normalisation(
     module: nn.Module, a: Tensor, b: Tensor, w: Float[Tensor, " n"]
 ) -> dict[str, Sums]:
-    """nn.LayerNorm and nn.GroupNorm: the affine part y = gamma x + beta of the normalised input x."""
+    """nn.LayerNorm and nn.GroupNorm: y = gamma x + beta with the normalised input x."""
     if isinstance(module, nn.LayerNorm):
         x = F.layer_norm(a, module.normalized_shape, eps=module.eps)
         positions = math.prod(a.shape[1 : a.dim() - len(module.normalized_shape)])

@@ -102,11 +102,8 @@ class Layerwise:
         axis = None if batch.shared else 0
         shapes = self._output_shapes(parameters, batch)
         replicas = len(next(iter(parameters.values())))
-        options = {"dtype": self.model.dtype, "device": batch.data.targets.device}
-        zeros = [
-            torch.zeros((), **options).expand(replicas, *shape).requires_grad_()  # type: ignore[arg-type]
-            for shape in shapes
-        ]
+        zero = torch.zeros((), dtype=self.model.dtype, device=batch.data.targets.device)
+        zeros = [zero.expand(replicas, *shape).requires_grad_() for shape in shapes]
 
         def run(
             parameters: dict[str, Tensor], data: Data, zeros: list[Tensor]

@@ -45,7 +45,7 @@ def fast_loss(loss: PerSampleLoss, outputs: Tensor, targets: Tensor) -> PerSampl
     if not (fits and is_plain_cross_entropy(loss)):
         return loss
     low, high = targets.aminmax()
-    return cross_entropy if 0 <= int(low) and int(high) < outputs.shape[1] else loss
+    return cross_entropy if int(low) >= 0 and int(high) < outputs.shape[1] else loss
 
 
 def is_plain_cross_entropy(loss: PerSampleLoss) -> bool:

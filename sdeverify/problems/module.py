@@ -51,7 +51,7 @@ def problem_from_module(
     Args:
         net: any module that treats the first dimension of its inputs as the sample. It is copied;
             parameters with `requires_grad=False` and buffers are held fixed at their values.
-        inputs: a tensor `(sample, ...)`, or a tuple or dict of them for net(*inputs), net(**inputs).
+        inputs: a tensor `(sample, ...)`, or a tuple or dict of them: net(*inputs), net(**inputs).
         targets: `(sample, ...)`.
         loss: (outputs, targets) -> one value a sample, for instance
             `nn.CrossEntropyLoss(reduction="none")`.
@@ -232,8 +232,8 @@ class ModuleProblem(Problem):
         targets, outputs = self.data.data.targets, self.outputs(theta)
         if targets.is_floating_point() or targets.dim() != 1 or outputs.dim() != 3:
             raise UnsupportedError(
-                "accuracy needs one class index a sample as target and outputs (sample, class); got "
-                f"targets {tuple(targets.shape)}, {targets.dtype}, and outputs "
+                "accuracy needs one class index a sample as target and outputs (sample, class); "
+                f"got targets {tuple(targets.shape)}, {targets.dtype}, and outputs "
                 f"{tuple(outputs.shape[1:])}. Use the loss as observable instead."
             )
         return (outputs.argmax(-1) == targets).to(self.dtype).mean(-1)

@@ -29,7 +29,7 @@ def moments_route(general: General, theta: Tensor, probe: Batch) -> MomentsRoute
     """The dense chain, the layerwise form or per-sample gradients."""
     for route in (DenseChain.of(general.model), Layerwise.of(general.model)):
         if route is not None and _agree(
-            lambda *x, route=route: torch.stack(route.sums(*x)),  # type: ignore[misc]
+            lambda *x, route=route: torch.stack(route.sums(*x)),
             lambda *x: torch.stack(general.sums(*x)),
             theta,
             probe,

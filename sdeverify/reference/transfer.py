@@ -92,7 +92,24 @@ class Chain:
                 continue
             if isinstance(axis, Moving | Positive | Periodic):
                 moments = image_moments(images[c], self.weights)
-                if os.environ.get("BOX"):
+                if os.environ.get("BOX") == "2":
+                    rows = []
+                    for cc, g in enumerate(frame.grids):
+                        if g.size == 1: rows.append(np.ones(1)); continue
+                        if isinstance(g, FourierGrid): rows.append(np.ones(g.size)/g.size); continue
+                        N = g.size
+                        wt = np.sin(np.pi*np.arange(N)/(N-1)); wt[[0,-1]] = 1e-3
+                        mu, sd_ = spreads[cc].low, spreads[cc].deviation
+                        wt = wt*np.exp(-0.5*((g.nodes-mu)/sd_)**2)
+                        rows.append(wt/wt.sum())
+                    from sdeverify.reference.frames import outer
+                    wq = outer(rows)[..., None] * self.weights
+                    mean = float((wq * images[c]).sum())
+                    sd = float((wq * (images[c] - mean) ** 2).sum()) ** 0.5
+                    low = max(mean - axis.width * sd, moments.low)
+                    high = min(mean + axis.width * sd, moments.high)
+                    spread = Spread(mean, mean, max(sd, 1e-12))
+                elif os.environ.get("BOX"):
                     wq = law[..., None] * self.weights
                     mean = float((wq * images[c]).sum())
                     sd = float(abs((wq * (images[c] - mean) ** 2).sum())) ** 0.5

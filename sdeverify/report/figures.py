@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sdeverify.report.formatting import level, order_with_interval, plain
-from sdeverify.report.ladder_plot import draw_ladder, label_steps, legend_handles
+from sdeverify.report.ladder_plot import draw_ladder, label_steps, legend_handles, step_unit
 from sdeverify.report.points import RESOLUTION
 from sdeverify.report.results import Comparison, Results, read_comparison, read_results
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
@@ -108,7 +108,7 @@ def figure_signed_errors(child: xr.DataTree | Comparison) -> Figure:
             if i >= len(made) - 3:
                 axes.set_xlabel(_time_label(c))
             if i % 3 == 0:
-                axes.set_ylabel(r"E chain $-$ E SDE")
+                axes.set_ylabel("E chain − E SDE")
         handles = _rung_handles(c)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
     return figure
@@ -137,8 +137,8 @@ def summary_figure(results: xr.DataTree | Results) -> Figure:
             )
             axes.set_title(axes.get_title(loc="left"), loc="left", pad=25)
             label_steps(axes, _steps(c), c.errors, named=False)
-            axes.set_xlabel(_short_step_label(axes, _steps(c)))
-            axes.set_ylabel(f"|weak error| of {head.observable}".replace("$", r"\$"))
+            axes.set_xlabel(f"time per step{step_unit(_steps(c))}")
+            axes.set_ylabel(f"|weak error| of {head.observable}")
         claims = {c.claimed_order for c in r.comparisons}
         flow = any(c.flow_errors is not None for c in r.comparisons)
         exact = any(_has_exact(c) for c in r.comparisons)
@@ -200,11 +200,6 @@ def _order_text(order: xr.Dataset, verdict: bool = True) -> str:
     return f"{said}  {VERDICT_SIGNS.get(found, '')} {found}" if verdict else said
 
 
-def _short_step_label(axes: Axes, steps: Array) -> str:
-    power = int(np.floor(np.log10(steps.max())))
-    return f"time per step  [$10^{{{power}}}$]" if power < -2 or power > 2 else "time per step"
-
-
 def _band(axes: Axes, x: Array, mean: Array, error: Array, colour: str, **line: object) -> None:
     axes.fill_between(
         x, mean - RESOLUTION * error, mean + RESOLUTION * error, color=colour, alpha=0.16, lw=0
@@ -228,7 +223,7 @@ def _abscissa(c: Comparison, ds: xr.Dataset) -> Array:
 
 def _time_label(c: Comparison) -> str:
     if c.ladder == "learning_rate" and "time" in c.errors.coords:
-        return "SDE time $t$"
+        return "SDE time t"
     return "optimizer step (level 1)"
 
 

@@ -65,25 +65,27 @@ def _parenthesised(value: float, standard_error: float, decimals: int) -> str:
 
 def interval(low: float, high: float) -> str:
     """`[0.91, 1.05]`: its half-width keeps one digit, two where it begins with 1."""
-    if math.isnan(low) or math.isnan(high):
-        return DASH
     decimals = _interval_decimals(low, high)
     return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
 
 def order_with_interval(order: float, low: float, high: float) -> str:
-    """`0.98 [0.91, 1.05]`, or a dash where the order is not resolved."""
+    """`0.98 [0.91, 1.05]`; `≥ 0.4` where one end is open; a dash where nothing is known."""
     if not math.isfinite(order):
         return DASH
     if math.isnan(low) or math.isnan(high):
         return _fixed(order, 2)
+    if math.isinf(low) and math.isinf(high):
+        return DASH
+    if math.isinf(high):
+        return f"≥ {_fixed(low, 1)}"
+    if math.isinf(low):
+        return f"≤ {_fixed(high, 1)}"
     return f"{_fixed(order, _interval_decimals(low, high))} {interval(low, high)}"
 
 
 def _interval_decimals(low: float, high: float) -> int:
     half_width = (high - low) / 2
-    if math.isinf(half_width):
-        return 1
     if half_width <= 0:
         return 3
     leading = math.floor(math.log10(half_width))
@@ -92,7 +94,7 @@ def _interval_decimals(low: float, high: float) -> int:
 
 
 def _fixed(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}".replace("-", MINUS).replace("inf", "∞")
+    return f"{value:.{decimals}f}".replace("-", MINUS)
 
 
 def probability(p: float) -> str:

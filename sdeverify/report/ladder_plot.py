@@ -8,10 +8,16 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    FuncFormatter,
+    NullFormatter,
+    NullLocator,
+)
 from numpy.typing import NDArray
 
-from sdeverify.report.formatting import level
+from sdeverify.report.formatting import level, power_of_ten
 from sdeverify.report.points import Points, classify
 from sdeverify.report.style import CHAIN, EXACT, FLOW, INK, MUTED
 
@@ -106,20 +112,20 @@ def _limits(axes: Axes, shown: list[Points]) -> None:
     low, high = low - lack, high + lack
     axes.set_ylim(10**low, 10**high)
     decades = np.floor(high) - np.ceil(low) + 1
-    axes.yaxis.set_minor_formatter(NullFormatter() if decades > 1 else FuncFormatter(_two_or_five))
+    axes.yaxis.set_major_formatter(FuncFormatter(_scientific))
+    axes.yaxis.set_minor_formatter(NullFormatter() if decades > 1 else FuncFormatter(_scientific))
 
 
-def _two_or_five(value: float, _: int | None = None) -> str:
-    """Labels between powers of ten where an axis has but one of them."""
-    power = int(np.floor(np.log10(value)))
+def _scientific(value: float, _: int | None = None) -> str:
+    """Labels at 1, 2 and 5 times a power of ten."""
+    power = int(np.floor(np.log10(value) + 1e-9))
     digit = round(value / 10.0**power)
-    return rf"${digit}\times10^{{{power}}}$" if digit in (2, 5) else ""
+    return {1: "", 2: "2×", 5: "5×"}[digit] + power_of_ten(power) if digit in (1, 2, 5) else ""
 
 
 def label_steps(axes: Axes, steps: Array, errors: xr.Dataset, named: bool = True) -> None:
     """Ticks at the rungs: the step, without its power of ten, and the level under it."""
-    power = int(np.floor(np.log10(steps.max())))
-    power = power if power < -2 or power > 2 else 0
+    power = common_power(steps)
     levels = errors["level"].values if "level" in errors.coords else None
     ticks: list[float] = []
     labels: list[str] = []
@@ -136,8 +142,19 @@ def label_steps(axes: Axes, steps: Array, errors: xr.Dataset, named: bool = True
     pad = 0.12 * span + 0.02
     axes.set_xlim(steps.min() * np.exp(-pad), steps.max() * np.exp(pad))
     if named:
-        unit = f"  [$10^{{{power}}}$]" if power else ""
-        axes.set_xlabel(f"step $s$: SDE time per optimizer step{unit}")
+        axes.set_xlabel(f"step s: SDE time per optimizer step{step_unit(steps)}")
+
+
+def common_power(steps: Array) -> int:
+    """The power of ten that is left out of the steps' labels."""
+    power = int(np.floor(np.log10(steps.max())))
+    return power if power < -2 or power > 2 else 0
+
+
+def step_unit(steps: Array) -> str:
+    """That power in brackets, for the axis' name."""
+    power = common_power(steps)
+    return f"  [{power_of_ten(power)}]" if power else ""
 
 
 def legend_handles(claimed: float, with_flow: bool, with_exact: bool = False) -> list[Line2D]:

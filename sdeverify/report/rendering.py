@@ -39,7 +39,7 @@ def _laid_out(figure: Figure) -> None:
     """Place the panels once; every format then has the same places."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> str:

@@ -26,7 +26,6 @@ WIDTH = 9.0
 _RC: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.0,
-    "mathtext.fontset": "dejavusans",
     "axes.edgecolor": "#9aa2ad",
     "axes.labelcolor": INK,
     "axes.linewidth": 0.7,
@@ -38,12 +37,11 @@ _RC: dict[str, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.formatter.useoffset": False,
-    "axes.formatter.use_mathtext": True,
     "axes.formatter.limits": (-4, 5),
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "text.color": INK,
-    "text.parse_math": True,
+    "text.parse_math": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelsize": 7.0,
@@ -77,11 +75,6 @@ def ramp(count: int, dark: str = "#08306b", light: str = "#8fbde0") -> list[str]
     return [to_hex(colours(i / (count - 1))) for i in range(count)]
 
 
-def literal(text: str) -> str:
-    """Text in which a dollar sign is a dollar sign, not mathematics."""
-    return text.replace("$", r"\$")
-
-
 def panels(
     count: int, height: float, columns: int = 3, split: tuple[float, ...] = (1.0,)
 ) -> tuple[Figure, list[tuple[Axes, ...]]]:
@@ -107,9 +100,9 @@ def panels(
 
 def heading(axes: Axes, title: str, subtitle: str = "", colour: str = MUTED) -> None:
     """A panel's title with a smaller line under it."""
-    axes.set_title(literal(title), pad=15 if subtitle else 5)
+    axes.set_title(title, pad=15 if subtitle else 5)
     if subtitle:
         axes.text(
-            0, 1.025, literal(subtitle), transform=axes.transAxes, fontsize=7.3, color=colour,
+            0, 1.025, subtitle, transform=axes.transAxes, fontsize=7.3, color=colour,
             va="bottom",
         )  # fmt: skip

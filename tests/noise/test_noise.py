@@ -117,7 +117,7 @@ def test_an_epoch_goes_once_through_the_data_and_the_next_is_shuffled_anew(
 def test_sampled_minibatch_gradients_have_the_mean_and_variance_of_the_atoms(
     small_problem: FunctionProblem,
 ) -> None:
-    """Four standard errors in six numbers: a false alarm in about 1 of 2,600 seeds; one is fixed."""
+    """Four standard errors in six numbers: a false alarm in 1 of 2,600 seeds; one is fixed."""
     point = torch.tensor([[0.3, -0.7, 1.1]], dtype=torch.float64)
     for noise in (MinibatchNoise(2), GaussianSurrogate(MinibatchNoise(2))):
         oracle = GradientOracle(small_problem, noise)

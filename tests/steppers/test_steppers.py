@@ -79,7 +79,7 @@ def test_two_step_sizes_share_one_brownian_path(small_oracle: GradientOracle) ->
 def test_the_subsets_step_has_exactly_the_mean_and_covariance_of_the_full_step(
     small_oracle: GradientOracle,
 ) -> None:
-    """Enumerated, not sampled: all ordered pairs of samples, and the normals' covariance by hand."""
+    """Enumerated, not sampled: all ordered pairs of samples, the normals by hand."""
     sde = derive(OPTIMIZERS[2], small_oracle)
     problem, n, dt = small_oracle.problem, 2, 0.3 * 0.02**2
     point = torch.tensor([[0.3, -0.7, 1.1]], dtype=torch.float64)
