@@ -142,24 +142,29 @@ class StoredJob:
 
     def has(self, block: int) -> bool:
         """Whether the block is done and whole, read afresh."""
-        position = self._position[block]
-        mark = int(np.asarray(self._done[position]))
-        return mark != 0 and mark == _checksum([np.asarray(a[position]) for a in self._numbers])
+        return self._whole(self._position[block]) is not None
 
     def load(self) -> dict[int, BlockResult]:
         """The blocks that are done and whole."""
         from sdeverify.simulate import BlockResult
 
-        marks = np.asarray(self._done[:])
-        columns = [np.asarray(array[:]) for array in self._numbers]
         results = {}
-        for index, i in self._position.items():
-            rows = [column[i] for column in columns]
-            if marks[i] and marks[i] == _checksum(rows):
+        for block in sorted(self.done()):
+            rows = self._whole(self._position[block])
+            if rows is not None:
                 count = int(rows[0])
                 values = rows[3][:count] if len(rows) > 3 else None
-                results[index] = BlockResult(Moments(count, rows[1], rows[2]), values)
+                results[block] = BlockResult(Moments(count, rows[1], rows[2]), values)
         return results
+
+    def _whole(self, position: int) -> list[NDArray[Any]] | None:
+        """A block's numbers, where they are those that its marker was made from."""
+        try:
+            rows = [np.asarray(array[position]) for array in self._numbers]
+            mark = int(np.asarray(self._done[position]))
+        except (OSError, ValueError, RuntimeError):  # cut off by a crash of the machine
+            return None
+        return rows if mark and mark == _checksum(rows) else None
 
     def save(self, block: int, result: BlockResult) -> None:
         """Writes the block's numbers, then its completion marker.
@@ -218,7 +223,11 @@ def _checksum(rows: list[NDArray[Any]]) -> int:
 
 def _plain_strings(ds: xr.Dataset) -> xr.Dataset:
     """String variables as object dtype, the kind that every reader of xarray and zarr knows."""
-    names = [name for name, variable in ds.variables.items() if variable.dtype.kind in "UT"]
-    coords = {name: ds[name].astype(object) for name in names if name in ds.coords}
-    others = {name: ds[name].astype(object) for name in names if name not in ds.coords}
+    plain = {
+        name: (variable.dims, variable.values.astype(object), variable.attrs)
+        for name, variable in ds.variables.items()
+        if variable.dtype.kind in "UT"
+    }
+    coords = {name: value for name, value in plain.items() if name in ds.coords}
+    others = {name: value for name, value in plain.items() if name not in ds.coords}
     return ds.assign_coords(coords).assign(others)

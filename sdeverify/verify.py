@@ -95,6 +95,8 @@ def verify(
     subsample: int | None = None,
     observables: Sequence[Observable] | None = None,
     replacement: bool = True,
+    schedule: Any = None,
+    step: float | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Answer:
@@ -114,13 +116,20 @@ def verify(
         observables: by default loss, squared norms of gradient and parameters, and accuracy where
             targets are classes.
 
+        replacement: whether batches are drawn with replacement.
+        schedule, step: the learning-rate schedule and the present step, as for
+            `optimizer_from_torch` and `start_from_torch`.
+        progress: called with the number of replicas after each block.
+
     Raises:
         UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`.
     """
     problem = problem_from_module(net, inputs, targets, loss)
     oracle = GradientOracle(problem, MinibatchNoise(batch_size, replacement))
-    optimizer = optimizer_from_torch(torch_optimizer, problem)
-    start = start_from_torch(torch_optimizer, problem, oracle)
+    optimizer = optimizer_from_torch(torch_optimizer, problem, schedule)
+    start = start_from_torch(
+        torch_optimizer, problem, oracle, optimizer, schedule=schedule, step=step
+    )
     sde = derive(optimizer, oracle)
     flow = GradientFlow.without_noise(sde)
     seen = list(observables) if observables is not None else _default_observables(problem)

@@ -3,10 +3,10 @@
 With `e(s) = a s^p (1 + b s + ...)` the slope between two neighbouring rungs is
 `p + b L(s_i, s_j) + ...`, L the logarithmic mean; two slopes extrapolate to p (Richardson). The
 interval is centred there; its half-width adds the last slope's distance from it, the change of the
-extrapolation from rung to rung (with three rungs, of the slope), and what the numerical error `bound` can do, but is never below
-`FLOOR`. An error that tends to a constant is recognised by its limit: the polynomial through all
-rungs, at 0, against the polynomials without the coarsest and without the finest (the latter scaled
-by finest over coarsest step, the ratio of the two remainders).
+extrapolation from rung to rung (with three rungs, of the slope), and what the numerical error
+`bound` can do, but is never below `FLOOR`. An error that tends to a constant is recognised by its
+limit: the polynomial through all rungs, at 0, against the polynomials without the coarsest and
+without the finest (the latter scaled by finest over coarsest step, the two remainders' ratio).
 """
 
 from __future__ import annotations

@@ -207,16 +207,18 @@ def best_allocation(
     )
 
 
-def _within(budget: float, share: Array, costs: Array) -> Array:
-    """Whole replicas in the ratio of `share`, at least 2 each, that cost no more than the budget."""
+def _within(budget: float, share: Array, costs: Array) -> NDArray[np.float64]:
+    """Whole replicas in the ratio of `share`, at least 2 each, that fit into the budget."""
     if not budget >= 2 * costs.sum():
         raise InvalidInputError(
             f"two replicas a level cost {2 * costs.sum():g}; the budget is {budget:g}."
         )
-    n, free = np.full(share.shape, 2.0), np.ones(share.shape, dtype=bool)
+    n: NDArray[np.float64] = np.full(share.shape, 2.0)
+    free = np.ones(share.shape, dtype=bool)
     while free.any():
-        left = budget - np.sum(2 * costs[~free])
-        ideal = left * share / np.sum(share[free] * costs[free]) if share[free].any() else 0 * share
+        left = budget - 2 * np.sum(costs[~free])
+        unit = np.sum(share[free] * costs[free])
+        ideal = share * (left / unit) if unit > 0 else np.zeros_like(share)
         small = free & (ideal < 2)
         if not small.any():
             n[free] = np.floor(ideal[free] + 1e-9)
@@ -232,13 +234,13 @@ def _relative(variance: Array) -> Array:
     if not varies.any():
         return np.ones(len(variance))
     relative = np.mean(variance[:, varies] / total[varies], axis=1)
-    return np.maximum(relative, 1e-6)
+    return np.asarray(np.maximum(relative, 1e-6))
 
 
 def _checked(chains: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     """The chains from the coarsest to the finest."""
     if len(chains) < 2:
-        raise InvalidInputError(f"extrapolation takes chains at two levels or more; got {len(chains)}.")
+        raise InvalidInputError(f"extrapolation takes two levels or more; got {len(chains)}.")
     for chain in chains:
         check_chain(chain)
         if "refinement" not in chain.attrs:

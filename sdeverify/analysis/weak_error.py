@@ -40,7 +40,7 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
 
         `integrator_residual` is what extrapolation may have left, with sign: the expansion
         `a dt + b dt^2 + ...` in level-1 steps leaves at most `|bias| s_n / (s_1 ... s_n)`, `s_i`
-        the substeps, ascending, if its coefficients fall by a quarter or more from term to term.
+        the substeps, ascending, if its coefficients halve or more from term to term.
 
     Raises:
         InvalidInputError: not a chain and a path, values not finite, or axes that differ.

@@ -54,7 +54,8 @@ def optimizer_from_torch(
     if isinstance(opt, torch.optim.RMSprop):
         decay = _spread(binding, "weight_decay")
         return RMSprop(beta=_spread(binding, "alpha"), weight_decay=decay, **common)
-    decoupled = [bool(g["decoupled_weight_decay"]) for g in binding.groups]
+    is_adamw = isinstance(opt, torch.optim.AdamW)
+    decoupled = [bool(g.get("decoupled_weight_decay", is_adamw)) for g in binding.groups]
     decays = [float(g["weight_decay"]) for g in binding.groups]
     pairs = list(zip(decays, decoupled, strict=True))
     return Adam(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdeverify.errors import InvalidInputError
-from sdeverify.reference.boxes import CORE, Spread
 from sdeverify.reference.domain import Moving, Positive
 from sdeverify.reference.frames import Coordinates
 from sdeverify.reference.grids import Array, ChebyshevGrid
@@ -18,7 +17,23 @@ STAGES = 96
 """Steps in which the boxes are followed over the horizon."""
 DEGREE = 6
 MARGIN = 0.03
+CORE = 2.0
+"""Standard deviations to each side within which the other coordinates' influence is followed."""
+
 Evaluate = Callable[[float, Sequence[Array]], tuple[list[Array], dict[tuple[int, int], Array]]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The range of a coordinate's conditional means, and its largest conditional deviation."""
+
+    low: float
+    high: float
+    deviation: float = 0.0
+
+    def core(self) -> tuple[float, float]:
+        """The range in which most of the law lies."""
+        return self.low - CORE * self.deviation, self.high + CORE * self.deviation
 
 
 @dataclass(frozen=True)
@@ -167,5 +182,3 @@ def _require_finite(path: BoxPath | None, name: str) -> None:
                 "the horizon. Compare fewer steps, or give an Interval."
             )
 
-
-__all__ = ["CORE", "BoxPath", "box_paths"]

@@ -45,11 +45,6 @@ def push(law: Array, images: Sequence[Array], weights: Array, new: Frame) -> Arr
             law[part], [x[part] if x.shape[0] > 1 else x for x in reduced], weights, new, order
         )
     result = np.asarray(total)
-    import os
-    if os.environ.get("MASK"):
-        q = float(os.environ["MASK"])
-        idx = np.meshgrid(*[np.arange(n)/max(n-1,1) for n in result.shape], indexing="ij")
-        result = result * (sum(i**q for i in idx) <= 1.0001)
     for c in range(len(images)):
         result = np.moveaxis(np.tensordot(result, new.grids[c].to_nodal, axes=(c, 0)), -1, c)
     return np.ascontiguousarray(result)

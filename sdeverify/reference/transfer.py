@@ -1,4 +1,3 @@
-import os
 """The transfer operator of a chain: laws pushed through the optimizer's own step."""
 
 
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 
 from sdeverify.errors import InvalidInputError
-from sdeverify.reference.boxes import Spread, advance, box, image_moments
-from sdeverify.reference.domain import Interval, Moving, Periodic, Positive
+from sdeverify.reference.boxes import box
+from sdeverify.reference.domain import Interval
 from sdeverify.reference.frames import Coordinates, Frame, point_frame
-from sdeverify.reference.grids import Array, FourierGrid
+from sdeverify.reference.grids import Array, FourierGrid, Grid
 from sdeverify.reference.push import dense_operator, push
 from sdeverify.state import State
 
@@ -79,51 +78,17 @@ class Chain:
         rest = int(np.prod(frame.shape[dim:], dtype=int))
         return each.unsqueeze(1).expand(-1, rest, -1, -1).reshape(-1, dim)
 
-    def next_frame(
-        self, frame: Frame, spreads: Sequence[Spread], images: Sequence[Array], law: Array, k: int=1
-    ) -> tuple[Frame, list[Spread]]:
-        """The grids that hold the images, and the spreads that they follow."""
-        grids, following = [], []
-        for c, coordinate in enumerate(self.coordinates):
-            axis, low, high, spread = coordinate.axis, 0.0, 0.0, spreads[c]
-            if isinstance(frame.grids[c], FourierGrid):
-                grids.append(frame.grids[c])
-                following.append(spread)
-                continue
-            if isinstance(axis, Moving | Positive | Periodic):
-                moments = image_moments(images[c], self.weights)
-                if os.environ.get("BOX") == "2":
-                    rows = []
-                    for cc, g in enumerate(frame.grids):
-                        if g.size == 1: rows.append(np.ones(1)); continue
-                        if isinstance(g, FourierGrid): rows.append(np.ones(g.size)/g.size); continue
-                        N = g.size
-                        wt = np.sin(np.pi*np.arange(N)/(N-1)); wt[[0,-1]] = 1e-3
-                        mu, sd_ = spreads[cc].low, spreads[cc].deviation
-                        wt = wt*np.exp(-0.5*((g.nodes-mu)/sd_)**2)
-                        rows.append(wt/wt.sum())
-                    from sdeverify.reference.frames import outer
-                    wq = outer(rows)[..., None] * self.weights
-                    mean = float((wq * images[c]).sum())
-                    sd = float((wq * (images[c] - mean) ** 2).sum()) ** 0.5
-                    low = max(mean - axis.width * sd, moments.low)
-                    high = min(mean + axis.width * sd, moments.high)
-                    spread = Spread(mean, mean, max(sd, 1e-12))
-                elif os.environ.get("BOX"):
-                    wq = law[..., None] * self.weights
-                    mean = float((wq * images[c]).sum())
-                    sd = float(abs((wq * (images[c] - mean) ** 2).sum())) ** 0.5
-                    low = max(mean - axis.width * sd, moments.low)
-                    high = min(mean + axis.width * sd, moments.high)
-                else:
-                  spread = advance(frame, spreads, c, moments)
-                  low, high = box(spread, axis.width, moments)
-                if os.environ.get("SHOW") and k%5==0: print(k, c, low, high, moments.low, moments.high)
-            grids.append(axis.chain_grid(low, high))
-            following.append(spread)
+    def next_frame(self, frame: Frame, law: Array, images: Sequence[Array]) -> Frame:
+        """The grids that are to carry the law of the images."""
+        grids: list[Grid] = []
+        for c, old in enumerate(frame.grids):
+            axis, low, high = self.coordinates[c].axis, 0.0, 0.0
+            if not isinstance(axis, Interval):
+                low, high = box(law, images[c], self.weights, axis.width)
+            grids.append(old if isinstance(old, FourierGrid) else axis.chain_grid(low, high))
         if all(g == old for g, old in zip(grids, frame.grids, strict=True)):
-            return frame, following
-        return Frame(self.coordinates, tuple(grids)), following
+            return frame
+        return Frame(self.coordinates, tuple(grids))
 
 
 def check_interval(coordinate: Any, images: Array, k: int) -> None:
@@ -148,7 +113,6 @@ class Sweep:
     chain: Chain
     frame: Frame
     law: Array
-    spreads: list[Spread]
     _images: list[Array] | None = None
     _source: Frame | None = None
     _matrix: Array | None = None
@@ -161,7 +125,7 @@ class Sweep:
                 self._matrix = dense_operator(images, self.chain.weights, self.frame)
             self.law = (self.law.ravel() @ self._matrix).reshape(self.frame.shape)
             return
-        new, self.spreads = self.chain.next_frame(self.frame, self.spreads, images, self.law, k)
+        new = self.chain.next_frame(self.frame, self.law, images)
         self.law = push(self.law, images, self.chain.weights, new)
         self._images, self._source, self._matrix = images, self.frame, None
         self.frame = new
@@ -188,9 +152,7 @@ def chain_expectations(
     """E of each observable after each of the ascending own steps, `(step, observable)`."""
     chain = Chain(optimizer, oracle, coordinates)
     at = [c.of(start) for c in coordinates]
-    sweep = Sweep(
-        chain, point_frame(coordinates, at), np.ones((1,) * len(at)), [Spread(x, x) for x in at]
-    )
+    sweep = Sweep(chain, point_frame(coordinates, at), np.ones((1,) * len(at)))
     k = optimizer.own_step(start.step)
     rows = []
     for target in own_steps:

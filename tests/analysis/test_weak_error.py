@@ -53,7 +53,7 @@ def test_the_integrator_bias_is_measured_with_the_error_of_the_common_path(sides
     )
 
 
-@pytest.mark.parametrize("ratio", [0.75, 0.3, -0.3, -0.75])
+@pytest.mark.parametrize("ratio", [0.5, 0.25, -0.25, -0.5])
 @pytest.mark.parametrize("substeps", [(2, 4), (2, 3, 6), (3, 9)])
 def test_the_residual_bounds_what_extrapolation_leaves_of_a_falling_series(substeps, ratio):
     dt = 1 / np.array(substeps, dtype=float)
@@ -64,7 +64,7 @@ def test_the_residual_bounds_what_extrapolation_leaves_of_a_falling_series(subst
     )
     left = np.abs(errors.error.values)
     assert np.all(left > 0)
-    assert np.all(left <= np.abs(errors.integrator_residual.values))
+    assert np.all(left <= (1 + 1e-9) * np.abs(errors.integrator_residual.values))
 
 
 def test_one_substeps_value_leaves_the_bias_unmeasured(sides):
