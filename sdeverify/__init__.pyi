@@ -18,6 +18,24 @@ from sdeverify.analysis import (
 from sdeverify.analysis import (
     weak_error as weak_error,
 )
+from sdeverify.analysis.extrapolation import (
+    best_allocation as best_allocation,
+)
+from sdeverify.analysis.extrapolation import (
+    extrapolate_levels as extrapolate_levels,
+)
+from sdeverify.batch_scaling import (
+    largest_kappa as largest_kappa,
+)
+from sdeverify.batch_scaling import (
+    scale as scale,
+)
+from sdeverify.batch_scaling import (
+    scale_batch as scale_batch,
+)
+from sdeverify.batch_scaling import (
+    scale_state as scale_state,
+)
 from sdeverify.errors import (
     InconclusiveError as InconclusiveError,
 )
@@ -144,6 +162,8 @@ from sdeverify.study import (
 from sdeverify.study import (
     run as run,
 )
+from sdeverify.torch_svag import TorchSVAG as TorchSVAG
+from sdeverify.validity import validity as validity
 from sdeverify.verify import (
     verify as verify,
 )

@@ -76,6 +76,7 @@ class Options:
     """What the commands that compute have in common, as given."""
 
     study: str
+    source: Path
     settings: list[str]
     device: str | None
     seed: int | None
@@ -95,9 +96,10 @@ def solve(
 ) -> None:
     """Solve the study's SDEs: explain them and show their means."""
     with clean(debug):
+        source = _found(study)
         from sdeverify import commands
 
-        commands.solve(Options(study, settings or [], device, seed, output, workers))
+        commands.solve(Options(study, source, settings or [], device, seed, output, workers))
 
 
 @app.command()
@@ -112,9 +114,10 @@ def measure(
 ) -> None:
     """Run both sides and show the orders of the weak error with their verdicts."""
     with clean(debug):
+        source = _found(study)
         from sdeverify import commands
 
-        commands.measure(Options(study, settings or [], device, seed, output, workers))
+        commands.measure(Options(study, source, settings or [], device, seed, output, workers))
 
 
 @app.command()
@@ -129,9 +132,10 @@ def report(
 ) -> None:
     """Measure what is still missing and write the report: HTML, Markdown, figures."""
     with clean(debug):
+        source = _found(study)
         from sdeverify import commands
 
-        commands.report(Options(study, settings or [], device, seed, output, workers))
+        commands.report(Options(study, source, settings or [], device, seed, output, workers))
 
 
 @app.command(name="list")
@@ -152,6 +156,12 @@ def list_studies(
             from sdeverify.listing import show_parameters
 
             show_parameters(study)
+
+
+def _found(study: str) -> Path:
+    from sdeverify.loading import find_study
+
+    return find_study(study)
 
 
 @contextmanager

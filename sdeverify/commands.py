@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdeverify.cli import MOST_WORKERS, Options
-from sdeverify.loading import Request, find_study, load_campaign, parse_settings, study_name
+from sdeverify.loading import Request, load_campaign, parse_settings, study_name
 from sdeverify.progress import StudyBars
 from sdeverify.report import write_report
 from sdeverify.report.results import read_results
@@ -68,7 +68,7 @@ def report(options: Options) -> None:
 
 
 def _asked(options: Options) -> _Asked:
-    source = find_study(options.study)
+    source = options.source
     defaults = load_campaign(str(source)).defaults
     parameters = parse_settings(defaults, options.settings)
     output = options.output or Path("results") / study_name(source)

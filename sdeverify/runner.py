@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -122,6 +122,7 @@ def run_workers(work: Work, workers: int, report: Report) -> None:
     logs = Path(work.store) / "logs"
     logs.mkdir(exist_ok=True)
     with ExitStack() as stack:
+        stack.callback(_tidy, logs)
         running = {}
         for number in range(workers):
             log = stack.enter_context((logs / f"worker-{number}.log").open("wb"))
@@ -193,6 +194,15 @@ def _end(process: subprocess.Popen[bytes], listener: threading.Thread) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def _tidy(logs: Path) -> None:
+    """Keeps only the logs that say something."""
+    for log in logs.glob("worker-*.log"):
+        if log.stat().st_size == 0:
+            log.unlink(missing_ok=True)
+    with suppress(OSError):
+        logs.rmdir()
 
 
 def _shown(

@@ -147,6 +147,6 @@ def _refuse_undamped_first_step(optimizer: torch.optim.Optimizer) -> None:
         )
         if damped and empty:
             raise InvalidInputError(
-                "a damped run is rescaled from a state with a buffer, since torch does not damp its "
+                "a damped run is rescaled from a state with a buffer, as torch does not damp its "
                 "first gradient; this optimizer has none. Take a step first, or dampening=0."
             )

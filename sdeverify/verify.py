@@ -14,7 +14,7 @@ from torch import nn
 
 from sdeverify import measures
 from sdeverify.analysis import weak_error
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.minibatch import MinibatchNoise
 from sdeverify.noise_statistics import NoiseStatistics, noise_statistics
 from sdeverify.observables import Observable
@@ -78,8 +78,8 @@ class Answer:
 
     def _spread(self) -> NDArray[np.float64]:
         count = float(self.chain["block_count"].sum())
-        last = np.asarray(self.chain["standard_error"][-1], dtype=np.float64)
-        return last * count**0.5
+        spread: NDArray[np.float64] = self.chain["standard_error"].values[-1] * count**0.5
+        return spread
 
 
 def verify(
@@ -96,7 +96,7 @@ def verify(
     observables: Sequence[Observable] | None = None,
     replacement: bool = True,
     schedule: Any = None,
-    step: float | None = None,
+    step: int | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Answer:
@@ -161,7 +161,7 @@ def _default_observables(problem: ModuleProblem) -> list[Observable]:
         measures.squared_parameter_norm(),
     ]
     try:
-        problem.accuracy(problem.theta0.reshape(1, -1))
-    except InvalidInputError:
+        problem.accuracy(torch.zeros(1, problem.dim, dtype=problem.dtype, device=problem.device))
+    except (InvalidInputError, UnsupportedError):
         return seen
     return [*seen, measures.accuracy(problem)]

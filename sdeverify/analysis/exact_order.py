@@ -2,11 +2,14 @@
 
 With `e(s) = a s^p (1 + b s + ...)` the slope between two neighbouring rungs is
 `p + b L(s_i, s_j) + ...`, L the logarithmic mean; two slopes extrapolate to p (Richardson). The
-interval is centred there; its half-width adds the last slope's distance from it, the change of the
-extrapolation from rung to rung (with three rungs, of the slope), and what the numerical error
-`bound` can do, but is never below `FLOOR`. An error that tends to a constant is recognised by its
-limit: the polynomial through all rungs, at 0, against the polynomials without the coarsest and
-without the finest (the latter scaled by finest over coarsest step, the two remainders' ratio).
+interval is centred there. Its half-width is twice the sum of the last slope's distance from the
+centre, the change of the extrapolation from rung to rung (with three rungs, of the slope), and what
+the numerical error `bound` can do, and at least `FLOOR`; with three rungs at least
+`FLOOR_OF_THREE`, since two slopes that agree may both be off.
+
+An error that tends to a constant is recognised by its limit: the constant of
+`c + a s^p + b s^(p+1) + ...` through all rungs, p the claimed order, against the same without the
+coarsest and without the finest rung.
 """
 
 from __future__ import annotations
@@ -17,14 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdeverify.pooling import extrapolation_weights
-
 Array = NDArray[Any]
 
-FLOOR = 0.02
+FLOOR = 0.04
+FLOOR_OF_THREE = 0.3
 LARGEST_BOUND = 0.01
 LARGEST_CHANGE = 0.25
-LIMIT_FACTOR = 10.0
+LIMIT_FACTOR = 5.0
 LIMIT_SHARE = 0.05
 
 
@@ -43,7 +45,9 @@ class ExactOrder:
     unresolved: str
 
 
-def exact_order(step: Array, error: Array, bound: Array, scale: float = 0.0) -> ExactOrder:
+def exact_order(
+    step: Array, error: Array, bound: Array, claimed: float, scale: float = 0.0
+) -> ExactOrder:
     """The order of exact signed errors at steps, coarsest first, `(rung,)` each.
 
     A limit counts from four rungs on, where it exceeds `LIMIT_FACTOR` times its uncertainty and
@@ -58,7 +62,7 @@ def exact_order(step: Array, error: Array, bound: Array, scale: float = 0.0) -> 
         return ExactOrder(*nothing, "the exact error or its bound is not finite")
     if np.all(size <= bound):
         return ExactOrder(*nothing, "no error exceeds the numerical error")
-    limit, uncertainty = limit_of(step, error, bound)
+    limit, uncertainty = limit_of(step, error, bound, claimed)
     least = max(LIMIT_FACTOR * uncertainty, LIMIT_SHARE * max(float(size[-1]), scale))
     if len(step) > 3 and abs(limit) > least:
         return ExactOrder(0.0, 0.0, 0.0, limit, uncertainty, "")
@@ -74,17 +78,24 @@ def exact_order(step: Array, error: Array, bound: Array, scale: float = 0.0) -> 
     return ExactOrder(order, order - half, order + half, limit, uncertainty, unresolved)
 
 
-def limit_of(step: Array, error: Array, bound: Array) -> tuple[float, float]:
-    """The polynomial through all rungs at step 0, and how uncertain it is."""
+def limit_of(step: Array, error: Array, bound: Array, claimed: float) -> tuple[float, float]:
+    """The constant of the series through all rungs, and how uncertain it is.
 
-    def at_zero(rows: slice) -> float:
-        return float(extrapolation_weights(1.0 / step[rows]) @ error[rows])
+    The change without the finest rung counts by the root of finest over coarsest step: between the
+    two remainders' ratio, which trusts the series, and 1.
+    """
+    weights = _constant(step, claimed)
+    limit = float(weights @ error)
+    finer = abs(limit - float(_constant(step[1:], claimed) @ error[1:]))
+    coarser = abs(limit - float(_constant(step[:-1], claimed) @ error[:-1]))
+    numerical = float(np.abs(weights) @ bound)
+    return limit, max(finer, coarser * float(np.sqrt(step[-1] / step[0]))) + numerical
 
-    limit = at_zero(slice(None))
-    finer = abs(limit - at_zero(slice(1, None)))
-    coarser = abs(limit - at_zero(slice(None, -1))) * step[-1] / step[0]
-    numerical = float(np.abs(extrapolation_weights(1.0 / step)) @ bound)
-    return limit, max(finer, coarser) + numerical
+
+def _constant(step: Array, claimed: float) -> Array:
+    """Weights that give c for errors `c + a s^p + b s^(p+1) + ...` with as many terms as rungs."""
+    powers = np.concatenate([[0.0], claimed + np.arange(len(step) - 1)])
+    return np.asarray(np.linalg.inv((step[:, None] / step[0]) ** powers)[0])
 
 
 def _extrapolated(step: Array, size: Array, bound: Array) -> tuple[float, float, float]:
@@ -98,4 +109,8 @@ def _extrapolated(step: Array, size: Array, bound: Array) -> tuple[float, float,
     half = abs(slope[-1] - extrapolated[-1])
     half += (1 + weight[-1]) * numerical[-1] + weight[-1] * numerical[-2]
     half += np.max(np.abs(np.diff(extrapolated if len(extrapolated) > 1 else slope)[-1:]))
-    return float(extrapolated[-1]), float(max(half, FLOOR)), float(abs(slope[-1] - slope[-2]))
+    return (
+        float(extrapolated[-1]),
+        float(max(2 * half, FLOOR if len(step) > 3 else FLOOR_OF_THREE)),
+        float(abs(slope[-1] - slope[-2])),
+    )

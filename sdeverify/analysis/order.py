@@ -246,7 +246,7 @@ def _judge(
 def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: float) -> Columns:
     rows: list[dict[str, Any]] = []
     for e, b, largest in zip(error, bound, scale, strict=True):
-        found = exact_order(s, e, b, float(largest))
+        found = exact_order(s, e, b, claimed, float(largest))
         verdict = interval_verdict(found.low, found.high, claimed)
         reason = {
             REFUTED: f"the order's interval ends below {claimed:g}",

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sdeverify.problems.functional import FunctionalModel
+from sdeverify.problems.losses import cross_entropy, cross_entropy_signal
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch
 from sdeverify.shapes import Float, Tensor
@@ -37,21 +38,21 @@ class Tape:
 
     Args:
         inputs: for each linear layer its input, `(replica, n, in)`, or `(1, n, in)` where shared.
-        gates: for each stage between two linear layers its input (a leaf) and its output.
-        tail: the last linear layer's output (a leaf), `(replica * n, out)`.
-        losses: `(replica, n)`, a function of `tail`.
+        gates: for each stage between two linear layers its input and its output, the output a
+            function of the input for autograd unless the stage's derivative is written out.
+        tail: the last linear layer's output, `(replica * n, out)`.
     """
 
     inputs: list[Tensor]
     gates: list[tuple[Tensor, Tensor]]
     tail: Tensor
-    losses: Tensor
 
 
 class DenseChain:
     """Weighted gradient and moments of `nn.Sequential` nets of linear and parameter-free layers."""
 
     name = "dense chain"
+    copies = 1
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class DenseChain:
         out = torch.empty_like(theta)
         parameters = self._parameters(theta)
         tape = self._forward(parameters, len(theta), batch)
-        signal = self._signal(tape, weights)
+        signal = self._signal(tape, batch, weights)
         for layer, a, b in self._backward(parameters, tape, signal):
             if layer.weight in self.model.layout.live:
                 self._part(out, layer.weight).copy_(_products(b, a).flatten(1))
@@ -121,7 +122,7 @@ class DenseChain:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
         parameters = self._parameters(theta)
         tape = self._forward(parameters, len(theta), batch)
-        signal = self._signal(tape, None)
+        signal = self._signal(tape, batch, None)
         out = WeightedMoments(*(torch.empty_like(theta) for _ in range(3)))
         rows = torch.stack([weights, torch.ones_like(weights)], 1)
         for layer, a, b in self._backward(parameters, tape, signal):
@@ -162,42 +163,44 @@ class DenseChain:
         a = h.view(1 if batch.shared else replicas, -1, h.shape[-1])
         inputs, gates = [a], []
         for layer, stage in zip(self.layers, self.between, strict=True):
-            z = _affine(inputs[-1], parameters, layer, replicas)
-            leaf = z.flatten(0, 1).requires_grad_()
+            z = _affine(inputs[-1], parameters, layer, replicas).flatten(0, 1)
             if len(inputs) == len(self.layers):
                 break
-            with torch.enable_grad():
-                h = stage(leaf)
-            gates.append((leaf, h))
+            with torch.set_grad_enabled(_known_gate(stage) is None):
+                h = stage(z.requires_grad_(_known_gate(stage) is None))
+            gates.append((z, h))
             inputs.append(h.detach().view(replicas, -1, h.shape[-1]))
-        targets = batch.data.targets
-        spread = (
-            targets.repeat(replicas, *[1] * (targets.dim() - 1))
-            if batch.shared
-            else targets.flatten(0, 1)
-        )
-        with torch.enable_grad():
-            losses = self.model.loss(self.between[-1](leaf), spread).view(replicas, -1)
-        return Tape(inputs, gates, leaf, losses)
+        return Tape(inputs, gates, z)
 
-    def _signal(self, tape: Tape, weights: Tensor | None) -> Float[Tensor, "rows out"]:
+    def _signal(
+        self, tape: Tape, batch: Batch, weights: Tensor | None
+    ) -> Float[Tensor, "rows out"]:
         """d(sum_i w_i l_i)/dz at the last linear layer; w = 1 where no weights are given."""
-        seed = torch.ones_like(tape.losses) if weights is None else weights
-        return torch.autograd.grad(tape.losses, tape.tail, seed, materialize_grads=True)[0]
+        targets, tail, last = batch.data.targets, tape.tail, self.between[-1]
+        if not batch.shared:
+            targets = targets.flatten(0, 1)
+        elif len(tail) != len(targets):
+            targets = targets.repeat(len(tail) // len(targets), *[1] * (targets.dim() - 1))
+        rows = None if weights is None else weights.reshape(-1)
+        if self.model.loss is cross_entropy and len(last) == 0:
+            return cross_entropy_signal(tail, targets, rows)
+        with torch.enable_grad():
+            losses = self.model.loss(last(tail.requires_grad_()), targets)
+        seed = torch.ones_like(losses) if rows is None else rows
+        return torch.autograd.grad(losses, tail, seed, materialize_grads=True)[0]
 
     def _backward(
         self, parameters: dict[str, Tensor], tape: Tape, signal: Tensor
     ) -> Iterator[tuple[Dense, Tensor, Tensor]]:
         """From the last linear layer to the first: layer, its input, the signal at its output."""
+        replicas = len(parameters[self.layers[0].weight])
         for i in range(len(self.layers) - 1, -1, -1):
             layer, a = self.layers[i], tape.inputs[i]
-            replicas = tape.losses.shape[0]
             b = signal.view(replicas, -1, layer.shape[0])
             yield layer, a, b
             if i:
-                leaf, h = tape.gates[i - 1]
                 back = torch.bmm(b, parameters[layer.weight]).view(-1, layer.shape[1])
-                (signal,) = torch.autograd.grad(h, leaf, back, materialize_grads=True)
+                signal = _gate_backward(self.between[i - 1], *tape.gates[i - 1], back)
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
@@ -226,6 +229,22 @@ def _affine(a: Tensor, parameters: dict[str, Tensor], layer: Dense, replicas: in
     if layer.bias is None:
         return torch.bmm(spread, weight)
     return torch.baddbmm(parameters[layer.bias].unsqueeze(1), spread, weight)
+
+
+def _known_gate(stage: nn.Sequential) -> type[nn.Module] | None:
+    """The activation whose derivative is written out, where the stage is just that one."""
+    kind = type(stage[0]) if len(stage) == 1 else None
+    return kind if kind in (nn.Tanh, nn.ReLU) else None
+
+
+def _gate_backward(stage: nn.Sequential, z: Tensor, h: Tensor, back: Tensor) -> Tensor:
+    """The signal before a stage from the signal `back` behind it."""
+    kind = _known_gate(stage)
+    if kind is nn.Tanh:
+        return torch.ops.aten.tanh_backward(back, h)  # type: ignore[no-any-return]
+    if kind is nn.ReLU:
+        return torch.ops.aten.threshold_backward(back, h, 0)  # type: ignore[no-any-return]
+    return torch.autograd.grad(h, z, back, materialize_grads=True)[0]
 
 
 def _products(b: Tensor, a: Tensor) -> Float[Tensor, "replica out in"]:

@@ -9,7 +9,7 @@ import torch
 
 from sdeverify.errors import InvalidInputError
 
-CACHE = 8 << 20
+CACHE = 6 << 20
 """Bytes that a chunk's saved activations and gradients may fill on a CPU: measured on MLPs."""
 DEFAULT_MEMORY = 1 << 30
 """Bytes of temporary memory where no budget is given."""

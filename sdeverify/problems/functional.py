@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdeverify.errors import UnsupportedError
 from sdeverify.problems.losses import PerSampleLoss
@@ -48,6 +50,17 @@ class FunctionalModel:
     def sample_loss(self, parameters: Mapping[str, Tensor], sample: Data) -> Float[Tensor, ""]:
         """l_i of one sample, given without its batch dimension."""
         return self.losses(parameters, sample.map(lambda x: x.unsqueeze(0))).squeeze(0)
+
+
+def vectorised(function: Callable[..., Any], in_dims: tuple[int | None, ...]) -> Callable[..., Any]:
+    """`vmap`, with attention in its explicit form: the fused kernels have no rule for `vmap`, and
+    no second derivative."""
+
+    def call(*args: Any) -> Any:
+        with sdpa_kernel(SDPBackend.MATH):
+            return vmap(function, in_dims=in_dims)(*args)
+
+    return call
 
 
 def private_copy(net: nn.Module) -> nn.Module:

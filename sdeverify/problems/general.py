@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch.func import grad, vmap
+from torch import nn
+from torch.func import grad
 
-from sdeverify.problems.functional import FunctionalModel
+from sdeverify.problems.functional import FunctionalModel, vectorised
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
 from sdeverify.shapes import Float, Tensor
@@ -31,6 +33,8 @@ class MomentsRoute(Protocol):
     """A way to compute sums over samples of w_i g_i, g_i and g_i^2."""
 
     name: str
+    copies: int
+    """Size of what one pass holds, in units of what autograd saves for one backward pass."""
 
     def sums(
         self,
@@ -48,26 +52,39 @@ class General:
     """Gradient and moments for any module: `vmap` over replicas, and over samples for moments.
 
     A single replica goes without `vmap` where only one backward pass is needed, so that large nets
-    run at the speed of plain autograd.
+    run at the speed of plain autograd. Recurrent layers have no rule for `vmap` without a gradient
+    (their replicas are evaluated in turn), and want weights that carry every mapped dimension.
     """
 
     name = "per sample"
+    copies = 1
 
     def __init__(self, model: FunctionalModel) -> None:
         self.model = model
+        self.recurrent = any(isinstance(m, nn.RNNBase) for m in model.net.modules())
 
     def losses(self, theta: Float[Tensor, "replica param"], batch: Batch) -> Tensor:
         """l_i, shape `(replica, n)`."""
-        if len(theta) == 1:
-            parameters = self.model.layout.unflatten(theta[0])
-            return self.model.losses(parameters, batch.of_one()).unsqueeze(0)
-        parameters = self.model.layout.unflatten(theta)
-        return vmap(self.model.losses, in_dims=(0, _data_dim(batch)))(parameters, batch.data)
+        return self._forward(self.model.losses, theta, batch)
 
     def outputs(self, theta: Float[Tensor, "replica param"], batch: Batch) -> Tensor:
         """net(inputs), shape `(replica, n, ...)`."""
+        return self._forward(self.model.outputs, theta, batch)
+
+    def _forward(
+        self, function: Callable[[dict[str, Tensor], Data], Tensor], theta: Tensor, batch: Batch
+    ) -> Tensor:
         parameters = self.model.layout.unflatten(theta)
-        return vmap(self.model.outputs, in_dims=(0, _data_dim(batch)))(parameters, batch.data)
+        if len(theta) > 1 and not self.recurrent:
+            each = vectorised(function, in_dims=(0, _data_dim(batch)))
+            result: Tensor = each(parameters, batch.data)
+            return result
+        return torch.stack(
+            [
+                function({k: v[r] for k, v in parameters.items()}, batch.of(r))
+                for r in range(len(theta))
+            ]
+        )
 
     def weighted(
         self,
@@ -80,14 +97,14 @@ class General:
         if len(theta) == 1:
             leaves = {k: v.requires_grad_() for k, v in layout.unflatten(theta[0].detach()).items()}
             with torch.enable_grad():
-                total = weights[0] @ self.model.losses(leaves, batch.of_one())
+                total = weights[0] @ self.model.losses(leaves, batch.of(0))
             found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
             return layout.flatten(dict(zip(layout.names, found, strict=True))).unsqueeze(0)
 
         def total_loss(parameters: dict[str, Tensor], w: Tensor, data: Data) -> Tensor:
             return (w * self.model.losses(parameters, data)).sum()
 
-        each = vmap(grad(total_loss), in_dims=(0, 0, _data_dim(batch)))
+        each = vectorised(grad(total_loss), in_dims=(0, 0, _data_dim(batch)))
         return layout.flatten(each(layout.unflatten(theta.detach()), weights, batch.data), 1)
 
     def per_sample(
@@ -96,11 +113,18 @@ class General:
         """g_i."""
         layout = self.model.layout
         parameters = layout.unflatten(theta.detach())
-        over_samples = vmap(grad(self.model.sample_loss), in_dims=(None, 0))
+        weights_dim = None
+        if self.recurrent:
+            n = batch.data.targets.shape[0 if batch.shared else 1]
+            parameters = {
+                k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in parameters.items()
+            }
+            weights_dim = 0
+        over_samples = vectorised(grad(self.model.sample_loss), in_dims=(weights_dim, 0))
         if len(theta) == 1:
             single = {name: value[0] for name, value in parameters.items()}
-            return layout.flatten(over_samples(single, batch.of_one()), 1).unsqueeze(0)
-        over_replicas = vmap(over_samples, in_dims=(0, _data_dim(batch)))
+            return layout.flatten(over_samples(single, batch.of(0)), 1).unsqueeze(0)
+        over_replicas = vectorised(over_samples, in_dims=(0, _data_dim(batch)))
         return layout.flatten(over_replicas(parameters, batch.data), 2)
 
     def sums(
@@ -130,7 +154,7 @@ class General:
             total = torch.stack([(gradient[name] * v[name]).sum() for name in layout.names])
             return total.sum()
 
-        each = vmap(grad(slope), in_dims=(0, 0, _data_dim(batch)))
+        each = vectorised(grad(slope), in_dims=(0, 0, _data_dim(batch)))
         parts = each(layout.unflatten(theta.detach()), layout.unflatten(vector), batch.data)
         return layout.flatten(parts, 1)
 
@@ -141,7 +165,7 @@ def sums_over_samples(
     """sum_i w_i g_i, sum_i g_i and sum_i g_i^2, in two readings; the gradients are overwritten."""
     ones = torch.ones_like(weights)
     both = torch.stack([weights, ones], -2) @ gradients
-    second = ones.unsqueeze(-2) @ gradients.square_()
+    second = ones.unsqueeze(-2) @ gradients.mul_(gradients)
     return both[..., 0, :], both[..., 1, :], second.squeeze(-2)
 
 

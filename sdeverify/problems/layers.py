@@ -45,11 +45,9 @@ def linear(module: nn.Module, a: Tensor, b: Tensor, w: Float[Tensor, " n"]) -> d
     """nn.Linear: products of a and b where it acts once a sample, else per-sample products."""
     if a.dim() == 2:
         squared = b.square()
-        both = torch.cat([w.unsqueeze(1) * b, b], 1).mT @ a
-        weighted, total = both.split(b.shape[1])
         rows = torch.stack([w, torch.ones_like(w)]) @ b
         return {
-            "weight": (weighted, total, squared.mT @ a.square()),
+            "weight": ((w.unsqueeze(1) * b).mT @ a, b.mT @ a, squared.mT @ a.square()),
             "bias": (rows[0], rows[1], squared.sum(0)),
         }
     a, b = a.flatten(1, -2), b.flatten(1, -2)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from sdeverify.problems.functional import FunctionalModel
+from sdeverify.problems.functional import FunctionalModel, vectorised
 from sdeverify.problems.layers import Sums, rule_for
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
@@ -28,6 +28,7 @@ class Layerwise:
     """Moments of a net all of whose trainable parameters sit in layers with a rule."""
 
     name = "layerwise"
+    copies = 3
 
     def __init__(self, model: FunctionalModel, layers: dict[str, nn.Module]) -> None:
         self.model = model
@@ -60,7 +61,7 @@ class Layerwise:
         parameters = self.model.layout.unflatten(theta.detach())
         if len(theta) == 1:
             single = {name: value[0] for name, value in parameters.items()}
-            inputs, signals = self._one_replica(single, batch.of_one())
+            inputs, signals = self._one_replica(single, batch.of(0))
             parts = self._apply_rules(inputs, signals, weights[0])
             return WeightedMoments(*(self._flat(parts, i).unsqueeze(0) for i in range(3)))
         inputs, signals = self._many_replicas(parameters, batch)
@@ -69,7 +70,7 @@ class Layerwise:
 
     def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
         """The largest weight of a layer that acts at several positions of a sample."""
-        inputs, _ = self._one_replica(self.model.layout.unflatten(theta), probe.of_one())
+        inputs, _ = self._one_replica(self.model.layout.unflatten(theta), probe.of(0))
         sizes = [
             max(p.numel() for p in layer.parameters(recurse=False))
             for layer, a in zip(self.layers, inputs, strict=True)
@@ -111,7 +112,7 @@ class Layerwise:
             return self._run(parameters, data, lambda number, output: output + zeros[number])
 
         with torch.enable_grad():
-            losses, inputs = vmap(run, in_dims=(0, axis, 0))(parameters, batch.data, zeros)
+            losses, inputs = vectorised(run, in_dims=(0, axis, 0))(parameters, batch.data, zeros)
         signals = torch.autograd.grad(losses.sum(), zeros, materialize_grads=True)
         return [x.detach() for x in inputs], list(signals)
 

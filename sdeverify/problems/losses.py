@@ -30,6 +30,17 @@ def cross_entropy(
     return -log_probabilities.gather(0, targets.unsqueeze(0)).squeeze(0)
 
 
+def cross_entropy_signal(
+    logits: Float[Tensor, "n classes"],
+    targets: Int[Tensor, " n"],
+    weights: Float[Tensor, " n"] | None,
+) -> Float[Tensor, "n classes"]:
+    """d(sum_i w_i l_i)/d(logits) = w (softmax(logits) - one-hot(target)); w = 1 where not given."""
+    signal = torch.softmax(logits.mT.contiguous(), 0)
+    signal.scatter_add_(0, targets.unsqueeze(0), signal.new_full((1, len(targets)), -1.0))
+    return (signal if weights is None else signal.mul_(weights)).mT
+
+
 def fast_loss(loss: PerSampleLoss, outputs: Tensor, targets: Tensor) -> PerSampleLoss:
     """`cross_entropy` where `loss` is known to be the plain cross-entropy on a CPU, else `loss`.
 

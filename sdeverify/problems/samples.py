@@ -51,9 +51,9 @@ class Batch(NamedTuple):
     data: Data
     shared: bool
 
-    def of_one(self) -> Data:
-        """The samples of the only replica, without the replica dimension."""
-        return self.data if self.shared else self.data.map(lambda x: x[0])
+    def of(self, replica: int) -> Data:
+        """The samples of one replica, without the replica dimension."""
+        return self.data if self.shared else self.data.map(lambda x: x[replica])
 
 
 @dataclass(frozen=True)

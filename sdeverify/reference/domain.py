@@ -22,6 +22,11 @@ class Axis(ABC):
     points: int
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of all its grids."""
+        return (self.points,)
+
+    @property
     def box_is_found(self) -> bool:
         """Whether the grid follows the dynamics, instead of being the same at all times."""
         return False
@@ -76,6 +81,10 @@ class Periodic(Axis):
         check_width(self.width)
         if not 0 < self.length < math.inf:
             raise InvalidInputError(f"a period is positive and finite; got length={self.length}.")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.points, self.box_points
 
     def grid(self, low: float, high: float) -> Grid:
         return FourierGrid(self.length, self.points)
@@ -154,7 +163,7 @@ class Positive(Axis):
     Arguments as for `Moving`.
     """
 
-    points: int = 24
+    points: int = 14
     width: float = 8.0
 
     def __post_init__(self) -> None:

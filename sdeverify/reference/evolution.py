@@ -10,7 +10,8 @@ from scipy.integrate import DOP853
 from scipy.linalg import expm
 
 from sdeverify.errors import InvalidInputError
-from sdeverify.reference.frames import Coordinates
+from sdeverify.reference.checks import check_inward, check_resolution
+from sdeverify.reference.frames import Coordinates, evaluate
 from sdeverify.reference.generator import Field, Generator, Term
 from sdeverify.reference.grids import Array
 from sdeverify.reference.paths import box_paths
@@ -54,9 +55,7 @@ class Span:
         self.generator, self.start, self.stop = generator, start, stop
         self.direct = False
         s = -np.cos(np.pi * np.arange(NODES + 1) / NODES)
-        samples = [
-            generator.coefficients(start + (stop - start) * (1 + x) / 2) for x in s
-        ]
+        samples = [generator.coefficients(start + (stop - start) * (1 + x) / 2) for x in s]
         terms = list(dict.fromkeys(term for sample in samples for term in sample))
         to_modes = np.linalg.inv(np.polynomial.chebyshev.chebvander(s, NODES))
         self.modes: dict[Term, Array] = {}
@@ -68,7 +67,8 @@ class Span:
     def resolved(self, tolerance: float) -> bool:
         """Whether the coefficients are interpolated to the tolerance, relative to their size."""
         return all(
-            len(m) == 1 or float(np.abs(m[-2:]).max()) <= tolerance * float(np.abs(m[0]).max())
+            len(m) == 1
+            or float(np.abs(m[-2:]).max()) <= tolerance * float(np.abs(m[0]).max())
             or len(m) < NODES
             for m in self.modes.values()
         )
@@ -97,37 +97,53 @@ def _trimmed(modes: Array) -> Array:
     return modes[: int(above[-1]) + 1] if above.size else modes[:1]
 
 
-def sde_expectations(
-    sde: Any,
-    start: State,
-    steps: Sequence[float],
-    observables: Sequence[Any],
-    coordinates: Coordinates,
-    tolerance: float,
-) -> Array:
-    """E of each observable at the ascending level-1 steps, `(step, observable)`.
+class Continuous:
+    """The SDE's side: its generator on grids that hold it from the start to the last step.
 
     Args:
         sde: read through `f`, `g_prod`, `components`, `noise_dim` and `time_per_level1_step`.
+        coordinates: the state's coordinates.
         start: a point.
-        steps: level-1 steps from the beginning of training.
+        last: the last level-1 step, counted from the beginning of training.
         tolerance: of the time integration.
     """
-    times = [step * sde.time_per_level1_step for step in steps]
-    begin = start.step * sde.time_per_level1_step
-    field = Field(sde, coordinates)
-    at = [c.of(start) for c in coordinates]
-    span = (begin, max(times[-1], begin + sde.time_per_level1_step * 1e-6))
-    generator = Generator(field, box_paths(field, coordinates, at, span))
-    law = generator.frame(begin).point_mass(at)
-    spans = InTime(generator, 0.01 * tolerance).spans(*span) if times[-1] > begin else []
-    evolve = Evolution(generator, spans, tolerance)
-    rows, now = [], begin
-    for time, step in zip(times, steps, strict=True):
-        law = evolve(law, now, time)
-        now = time
-        rows.append(generator.frame(time).expectations(law, step, observables))
-    return np.stack(rows)
+
+    def __init__(
+        self, sde: Any, coordinates: Coordinates, start: State, last: float, tolerance: float
+    ) -> None:
+        self.clock = float(sde.time_per_level1_step)
+        self.begin = start.step * self.clock
+        self.at = [c.of(start) for c in coordinates]
+        self.tolerance = tolerance
+        self.field = Field(sde, coordinates)
+        self.span = (self.begin, last * self.clock)
+        paths = box_paths(self.field, coordinates, self.at, self.span)
+        self.generator = Generator(self.field, paths)
+
+    def check(self, observables: Sequence[Any], names: Sequence[str]) -> None:
+        """Refuses grids that do not resolve the drift or an observable, or that the flow leaves."""
+        frame = self.generator.frame(self.span[1])
+        drift, _ = self.field(self.span[1], frame.values)
+        state = State(self.span[1] / self.clock, **frame.components)
+        values = [evaluate(o, state).reshape(frame.shape) for o in observables]
+        labels = [f"observable '{n}'" for n in names]
+        labels += [f"the drift of {c}" for c in frame.coordinates]
+        check_resolution(frame, [*values, *drift], labels)
+        for axis, coordinate in enumerate(frame.coordinates):
+            check_inward(coordinate, drift[axis], axis)
+
+    def expectations(self, steps: Sequence[float], observables: Sequence[Any]) -> Array:
+        """E of each observable at the ascending level-1 steps, `(step, observable)`."""
+        law = self.generator.frame(self.begin).point_mass(self.at)
+        spans = InTime(self.generator, 0.01 * self.tolerance).spans(*self.span)
+        evolve = Evolution(self.generator, spans, self.tolerance)
+        rows, now = [], self.begin
+        for step in steps:
+            time = step * self.clock
+            law = evolve(law, now, time)
+            now = time
+            rows.append(self.generator.frame(time).expectations(law, step, observables))
+        return np.stack(rows)
 
 
 class Evolution:
@@ -170,7 +186,12 @@ class Evolution:
 
         guess = None if self._last_step is None else min(self._last_step, stop - start)
         solver = DOP853(
-            slope, start, law.ravel(), stop, first_step=guess, rtol=self.tolerance,
+            slope,
+            start,
+            law.ravel(),
+            stop,
+            first_step=guess,
+            rtol=self.tolerance,
             atol=self.tolerance * 1e-2,
         )
         while solver.status == "running":

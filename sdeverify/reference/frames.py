@@ -56,9 +56,7 @@ class Frame:
     @cached_property
     def values(self) -> list[Array]:
         """The nodes of each coordinate, in the state's own terms."""
-        return [
-            c.axis.value(g.nodes) for c, g in zip(self.coordinates, self.grids, strict=True)
-        ]
+        return [c.axis.value(g.nodes) for c, g in zip(self.coordinates, self.grids, strict=True)]
 
     @cached_property
     def components(self) -> dict[str, torch.Tensor]:
@@ -81,9 +79,7 @@ def point_frame(coordinates: Coordinates, at: Sequence[float]) -> Frame:
     return Frame(coordinates, tuple(ChebyshevGrid(x, x, 1) for x in at))
 
 
-def as_components(
-    coordinates: Coordinates, values: Sequence[Array]
-) -> dict[str, torch.Tensor]:
+def as_components(coordinates: Coordinates, values: Sequence[Array]) -> dict[str, torch.Tensor]:
     """The tensor product of the coordinates' values as components `(point, param)`."""
     mesh = np.meshgrid(*values, indexing="ij")
     parts: dict[str, list[Array]] = {}

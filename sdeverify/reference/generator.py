@@ -38,7 +38,9 @@ class Field:
         names: dict[str, int] = {}
         for c in coordinates:
             names[c.component] = max(names.get(c.component, 0), c.index + 1)
-        offsets = {n: sum(names[m] for m in sde.components[:i]) for i, n in enumerate(sde.components)}
+        offsets = {
+            n: sum(names[m] for m in sde.components[:i]) for i, n in enumerate(sde.components)
+        }
         self._columns = [offsets[c.component] + c.index for c in coordinates]
 
     def __call__(self, t: float, values: Sequence[Array]) -> tuple[list[Array], dict[Any, Array]]:
@@ -152,7 +154,9 @@ class Generator:
                 for axis in term.axes:
                     part = _contract(part, self.matrices[axis][0], axis - dims)
             else:
-                part = _contract(part, self.matrices[term.axes[0]][term.order - 1], term.axes[0] - dims)
+                part = _contract(
+                    part, self.matrices[term.axes[0]][term.order - 1], term.axes[0] - dims
+                )
             total += part
         return total
 

@@ -181,4 +181,3 @@ def _require_finite(path: BoxPath | None, name: str) -> None:
                 f"no box was found for {name}: its range reaches [{low:.4g}, {high:.4g}] within "
                 "the horizon. Compare fewer steps, or give an Interval."
             )
-

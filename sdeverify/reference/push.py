@@ -20,7 +20,7 @@ from sdeverify.reference.grids import Array
 
 LETTERS = "abc"
 ATOM = "z"
-LARGEST_WORK = 3_000_000
+LARGEST_WORK = 600_000
 """Numbers in the largest temporary array."""
 
 
@@ -34,7 +34,10 @@ def push(law: Array, images: Sequence[Array], weights: Array, new: Frame) -> Arr
         new: the frame whose grids are to carry the law.
     """
     reduced = [_without_idle_axes(x) for x in images]
-    order = sorted(range(len(images)), key=lambda c: -sum(n > 1 for n in reduced[c].shape))
+    order = sorted(
+        range(len(images)),
+        key=lambda c: (-sum(n > 1 for n in reduced[c].shape), new.grids[c].size),
+    )
     rows = law.shape[0]
     work = images[order[0]].size * new.grids[order[0]].size
     chunk = max(1, rows * LARGEST_WORK // max(work, 1))
@@ -80,9 +83,7 @@ def _push_part(
     for position, c in enumerate(order[1:], start=1):
         later = {s for rest in order[position + 1 :] for s in labels[rest]}
         output = LETTERS[c].upper()
-        squeezed = factors[c].reshape(
-            factors[c].shape[0], *[n for n in images[c].shape if n > 1]
-        )
+        squeezed = factors[c].reshape(factors[c].shape[0], *[n for n in images[c].shape if n > 1])
         keep = "".join(s for s in have if s.isupper() or s in later)
         work = torch.einsum(f"{have},{output}{labels[c]}->{keep}{output}", work, squeezed)
         have = keep + output
@@ -93,7 +94,10 @@ def _push_part(
 def dense_operator(images: Sequence[Array], weights: Array, frame: Frame) -> Array:
     """The matrix `P` with `law.ravel() @ P` the pushed law, for one or two coordinates."""
     count, atoms = frame.components["theta"].shape[0], weights.size
-    flat = [torch.from_numpy(g.modes(x.reshape(count, atoms))) for g, x in zip(frame.grids, images, strict=True)]
+    flat = [
+        torch.from_numpy(g.modes(x.reshape(count, atoms)))
+        for g, x in zip(frame.grids, images, strict=True)
+    ]
     nodal = [torch.from_numpy(g.to_nodal) for g in frame.grids]
     w = torch.from_numpy(weights)
     if len(flat) == 1:

@@ -1,7 +1,5 @@
 """The transfer operator of a chain: laws pushed through the optimizer's own step."""
 
-
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +11,7 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.reference.boxes import box
 from sdeverify.reference.domain import Interval
 from sdeverify.reference.frames import Coordinates, Frame, point_frame
-from sdeverify.reference.grids import Array, FourierGrid, Grid
+from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
 from sdeverify.reference.push import dense_operator, push
 from sdeverify.state import State
 
@@ -51,6 +49,16 @@ class Chain:
         moved = self.optimizer.step(k, y, self._gradient(frame))
         state = self.optimizer.to_sde(k + 1, moved, self.oracle)
         return [self._chart(frame, c, state, k) for c in range(len(self.coordinates))]
+
+    def check_reach(self, k: int, start: State) -> None:
+        """Refuses, before the work, an Interval that a step from some grid point leaves."""
+        if any(isinstance(c.axis, Interval) for c in self.coordinates):
+            at = [c.of(start) for c in self.coordinates]
+            grids = [
+                c.axis.grid(0.0, 0.0) if isinstance(c.axis, Interval) else ChebyshevGrid(x, x, 1)
+                for c, x in zip(self.coordinates, at, strict=True)
+            ]
+            self.images(k, Frame(self.coordinates, tuple(grids)))
 
     def _chart(self, frame: Frame, c: int, state: State, k: int) -> Array:
         coordinate = self.coordinates[c]
@@ -136,9 +144,7 @@ class Sweep:
             return False
         if self.law.size > LARGEST_MATRIX:
             return False
-        return all(
-            np.array_equal(a, b) for a, b in zip(images, self._images, strict=True)
-        )
+        return all(np.array_equal(a, b) for a, b in zip(images, self._images, strict=True))
 
 
 def chain_expectations(

@@ -121,9 +121,9 @@ def summary_figure(results: xr.DataTree | Results) -> Figure:
         InvalidInputError: the results lack groups, variables or attributes.
     """
     r = results if isinstance(results, Results) else read_results(results)
-    columns = 4 if len(r.comparisons) == 4 else 3
+    columns = 2 if len(r.comparisons) == 4 else 3
     with style():
-        figure, made = panels(len(r.comparisons), 2.75, columns=columns)
+        figure, made = panels(len(r.comparisons), 2.75, columns)
         for (axes,), c in zip(made, r.comparisons, strict=True):
             head = headline(c)
             _ladder_panel(axes, c, head.observable)

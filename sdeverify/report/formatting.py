@@ -10,6 +10,7 @@ from typing import Any
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 DASH = "\N{EN DASH}"
+NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -57,7 +58,7 @@ def with_error(value: float, standard_error: float) -> str:
 
 
 def _parenthesised(value: float, standard_error: float, decimals: int) -> str:
-    text = f"{value:.{decimals}f}".replace("-", MINUS)
+    text = _fixed(value, decimals)
     if standard_error >= 1 and decimals > 0:
         return f"{text}({standard_error:.{decimals}f})"
     return f"{text}({round(standard_error * 10.0**decimals)})"
@@ -94,7 +95,8 @@ def _interval_decimals(low: float, high: float) -> int:
 
 
 def _fixed(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}".replace("-", MINUS)
+    text = f"{value:.{decimals}f}"
+    return text.replace("-", MINUS if float(text) else "")
 
 
 def probability(p: float) -> str:

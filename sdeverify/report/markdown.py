@@ -47,4 +47,4 @@ def _width(made: Table) -> int:
 
 def _numeric(made: Table, column: int) -> bool:
     kinds = {row[column].kind for row in made.rows}
-    return bool(kinds) and kinds <= {"number", "faint"}
+    return bool(kinds) and kinds <= {"number", "wide", "faint"}

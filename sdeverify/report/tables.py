@@ -10,6 +10,7 @@ import xarray as xr
 
 from sdeverify.report.formatting import (
     DASH,
+    NARROW,
     level,
     order_with_interval,
     plain,
@@ -26,7 +27,8 @@ class Cell:
 
     Args:
         text: what it says.
-        kind: "" | "number" | "faint" (a number that is not resolved) | "verdict".
+        kind: "" | "number" | "wide" (a number that may break) | "faint" (one that is not resolved)
+            | "verdict".
     """
 
     text: str
@@ -124,7 +126,7 @@ def slopes_table(c: Comparison) -> Table | None:
         rows.append((Cell(name), *cells))
     count = int(slope.sizes["rung_pair"])
     heads = [f"{plain(steps[i], 3)} → {plain(steps[i + 1], 3)}" for i in range(count)]
-    note = "log of the ratio of two errors over the log of the ratio of their steps."
+    note = "The logarithm of the ratio of two errors over that of the ratio of their steps."
     return Table("Local slopes", ("Observable", *heads), tuple(rows), note)
 
 
@@ -165,21 +167,21 @@ def maximum_table(c: Comparison) -> Table | None:
         return None
     rows = []
     for name in c.observables:
-        cells = [Cell(name)]
-        for rung in range(c.rungs):
-            one = c.errors.isel(rung=rung).sel(observable=name)
-            ends = [value_of(one, key) for key in ("max_error_low", "max_error_high")]
-            text = (
-                f"{plain(value_of(one, 'max_error'), 3)} [{plain(ends[0], 2)}, {plain(ends[1], 2)}]"
-            )
-            cells.append(Cell(f"{text} at {plain(value_of(one, 'max_step'))}", "number"))
-        rows.append(tuple(cells))
+        one = c.errors.sel(observable=name)
+        values = [one[key].values for key in ("max_error", "max_error_low", "max_error_high")]
+        cells = (
+            Cell(f"{plain(e, 3)} [{plain(low, 2)},{NARROW}{plain(high, 2)}]", "wide")
+            for e, low, high in zip(*values, strict=True)
+        )
+        first, last = (plain(f(one["max_step"].values)) for f in (np.min, np.max))
+        where = first if first == last else f"{first} to {last}"
+        rows.append((Cell(name), *cells, Cell(where, "number")))
     return Table(
         "Largest |error| over time",
-        ("Observable", *rung_heads(c.errors)),
+        ("Observable", *rung_heads(c.errors), "Reached at step"),
         tuple(rows),
-        "With its 95% interval and the step where it is reached. A maximum over noisy values is "
-        "biased upwards: it is reported, not fitted.",
+        "With its 95% interval. A maximum over noisy values is biased upwards: it is reported, not "
+        "fitted.",
     )
 
 

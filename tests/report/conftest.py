@@ -142,7 +142,7 @@ def tree_of(children: dict[str, xr.DataTree]) -> xr.DataTree:
         "command": "sdeverify report studies/digits/study.py",
         "created": "2026-01-05",
         "versions": json.dumps({"sdeverify": "0.1.0", "torch": "2.13.0", "numpy": "2.4"}),
-        "parameters": json.dumps({"replicas": 1024, "seed": 0, "batch_size": 8}),
+        "parameters": json.dumps({"replicas": 1024, "seed": 0, "note": "<b>a|b</b> $x$"}),
     }
     return tree
 

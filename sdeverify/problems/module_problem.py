@@ -1,0 +1,297 @@
+"""The problem that a net, its data and its loss make, cut into chunks and sent to a fast form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.problems.checks import (
+    trial_outputs,
+)
+from sdeverify.problems.chunks import Chunks, Cost
+from sdeverify.problems.functional import (
+    FunctionalModel,
+    fixed_values,
+    saved_bytes,
+)
+from sdeverify.problems.general import General, GradientRoute, MomentsRoute
+from sdeverify.problems.losses import PerSampleLoss, fast_loss
+from sdeverify.problems.parameters import ParameterLayout
+from sdeverify.problems.problem import Problem, WeightedMoments
+from sdeverify.problems.routes import gradient_route, moments_route
+from sdeverify.problems.samples import Batch, Samples
+from sdeverify.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class ModuleProblem(Problem):
+    """A net's loss on its data, for ensembles of parameter vectors; see `problem_from_module`.
+
+    Args:
+        model: net and loss as functions of the parameters.
+        data: all samples.
+        loss_function: the loss as it was given.
+        reference: the net's parameters when the problem was made.
+        chunks: how work over replicas and samples is cut.
+    """
+
+    model: FunctionalModel
+    data: Samples
+    loss_function: PerSampleLoss
+    reference: Float[Tensor, " param"]
+    chunks: Chunks
+
+    @classmethod
+    def assemble(
+        cls,
+        net: nn.Module,
+        layout: ParameterLayout,
+        samples: Samples,
+        loss: PerSampleLoss,
+        reference: Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+        memory: int | None,
+    ) -> ModuleProblem:
+        """The problem on its device, after a trial evaluation; `net` is kept, not copied."""
+        if not dtype.is_floating_point:
+            raise UnsupportedError(f"dtype must be a floating-point type; got {dtype}.")
+        data = samples.to(device, dtype)
+        reference = reference.to(device, dtype)
+        moved = copy.deepcopy(loss).to(device, dtype) if isinstance(loss, nn.Module) else loss
+        fixed = fixed_values(net, layout, device, dtype)
+        model = FunctionalModel(net, layout, fixed, moved, dtype)
+        outputs = trial_outputs(model, reference, data)
+        chosen = fast_loss(moved, outputs, data.data.targets)
+        model = FunctionalModel(net, layout, fixed, chosen, dtype)
+        return cls(model, data, loss, reference, Chunks.on(device, memory))
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        return self.reference.numel()
+
+    @property
+    def samples(self) -> int:  # type: ignore[override]
+        return self.data.count
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.reference.device
+
+    @property
+    def memory(self) -> int:
+        """The budget for temporary memory in bytes."""
+        return self.chunks.memory
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The trainable parameters, in the order in which they fill theta."""
+        return self.model.layout.names
+
+    @property
+    def parameter_slices(self) -> dict[str, slice]:
+        """The part of theta that each parameter fills, by name."""
+        return self.model.layout.slices
+
+    @property
+    def gradient_route(self) -> str:
+        """How weighted gradients are computed: "dense chain" or "autograd"."""
+        return "dense chain" if self._gradients.name == "dense chain" else "autograd"
+
+    @property
+    def moments_route(self) -> str:
+        """How second moments are computed: "dense chain", "layerwise" or "per sample"."""
+        return self._moments.name
+
+    def slices_of(self, parameters: Iterable[nn.Parameter]) -> list[slice]:
+        """The part of theta of each live parameter of the net, found by identity.
+
+        A frozen parameter of the net gets the empty slice.
+        """
+        return self.model.layout.slices_of(parameters)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ModuleProblem:
+        """The same problem elsewhere, or in another precision."""
+        return self.assemble(
+            self.model.net,
+            self.model.layout,
+            self.data,
+            self.loss_function,
+            self.reference,
+            dtype or self.dtype,
+            torch.device(device or self.device),
+            self.memory,
+        )
+
+    def losses(
+        self,
+        theta: Float[Tensor, "replica param"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica n"]:
+        n = self._check(theta, None, indices)
+        out = theta.new_empty((len(theta), n))
+        with torch.no_grad():
+            for replicas, part in self._cut(theta, n, self._cost):
+                batch = self.data.batch(indices, replicas, part)
+                out[replicas, part] = self._general.losses(theta[replicas], batch)
+        return out
+
+    def outputs(self, theta: Float[Tensor, "replica param"]) -> Tensor:
+        """net(inputs) for every replica and sample, shape `(replica, sample, ...)`."""
+        self._check(theta, None, None)
+        rows: dict[int, list[Tensor]] = {}
+        with torch.no_grad():
+            for replicas, part in self._cut(theta, self.samples, self._cost):
+                batch = self.data.batch(None, replicas, part)
+                piece = self._general.outputs(theta[replicas], batch)
+                rows.setdefault(replicas.start, []).append(piece)
+        return torch.cat([torch.cat(pieces, 1) for pieces in rows.values()])
+
+    def accuracy(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, " replica"]:
+        """The share of samples whose largest output is their class.
+
+        Raises:
+            UnsupportedError: the targets are not one class index a sample.
+        """
+        targets, outputs = self.data.data.targets, self.outputs(theta)
+        if targets.is_floating_point() or targets.dim() != 1 or outputs.dim() != 3:
+            raise UnsupportedError(
+                "accuracy needs one class index a sample as target and outputs (sample, class); "
+                f"got targets {tuple(targets.shape)}, {targets.dtype}, and outputs "
+                f"{tuple(outputs.shape[1:])}. Use the loss as observable instead."
+            )
+        return (outputs.argmax(-1) == targets).to(self.dtype).mean(-1)
+
+    def weighted_gradient(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica param"]:
+        n = self._check(theta, weights, indices)
+        weights = weights.to(self.dtype)
+        out = torch.zeros_like(theta)
+        for replicas, part in self._cut(theta, n, self._cost):
+            batch = self.data.batch(indices, replicas, part)
+            out[replicas] += self._gradients.weighted(
+                theta[replicas], weights[replicas, part], batch
+            )
+        return out
+
+    def weighted_moments(
+        self,
+        theta: Float[Tensor, "replica param"],
+        weights: Float[Tensor, "replica n"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> WeightedMoments:
+        n = self._check(theta, weights, indices)
+        weights = weights.to(self.dtype)
+        out = WeightedMoments(*(torch.zeros_like(theta) for _ in range(3)))
+        for replicas, part in self._cut(theta, n, self._moments_cost):
+            batch = self.data.batch(indices, replicas, part)
+            sums = self._moments.sums(theta[replicas], weights[replicas, part], batch)
+            for total, piece in zip(out, sums, strict=True):
+                total[replicas] += piece
+        return WeightedMoments(out.weighted, out.mean.div_(n), out.second.div_(n))
+
+    def per_sample_gradients(
+        self,
+        theta: Float[Tensor, "replica param"],
+        indices: Int[Tensor, "replica n"] | None = None,
+    ) -> Float[Tensor, "replica n param"]:
+        n = self._check(theta, None, indices)
+        out = theta.new_empty((len(theta), n, self.dim))
+        for replicas, part in self._cut(theta, n, self._per_sample_cost):
+            batch = self.data.batch(indices, replicas, part)
+            out[replicas, part] = self._general.per_sample(theta[replicas], batch)
+        return out
+
+    def squared_gradient_drift(
+        self, theta: Float[Tensor, "replica param"]
+    ) -> Float[Tensor, "replica param"]:
+        n = self._check(theta, None, None)
+        gradient = self.gradient(theta)
+        out = torch.zeros_like(theta)
+        cost = Cost(2 * self._cost.replica, 4 * self._cost.sample)
+        for replicas, part in self._cut(theta, n, cost):
+            batch = self.data.batch(None, replicas, part)
+            out[replicas] += self._general.hessian_product(
+                theta[replicas], gradient[replicas], batch
+            )
+        return out.div_(n)
+
+    def _cut(self, theta: Tensor, samples: int, cost: Cost) -> Iterator[tuple[slice, slice]]:
+        return self.chunks.cut(len(theta), samples, cost)
+
+    def _check(self, theta: Tensor, weights: Tensor | None, indices: Tensor | None) -> int:
+        """Shapes and dtype; returns the number of samples of each replica."""
+        if theta.dim() != 2 or theta.shape[1] != self.dim:
+            raise InvalidInputError(
+                f"theta must have shape (replica, {self.dim}); got {tuple(theta.shape)}. "
+                "For one point pass theta.unsqueeze(0)."
+            )
+        if theta.dtype != self.dtype:
+            raise InvalidInputError(
+                f"theta is {theta.dtype}, the problem computes in {self.dtype}. Make the problem "
+                f"with dtype={theta.dtype}, or pass theta.to({self.dtype})."
+            )
+        if indices is not None and (indices.dim() != 2 or len(indices) != len(theta)):
+            raise InvalidInputError(
+                f"indices must have shape ({len(theta)}, n), a subset for each replica; "
+                f"got {tuple(indices.shape)}."
+            )
+        n = self.samples if indices is None else indices.shape[1]
+        if weights is not None and tuple(weights.shape) != (len(theta), n):
+            raise InvalidInputError(
+                f"weights must have shape ({len(theta)}, {n}), one a replica and sample; "
+                f"got {tuple(weights.shape)}."
+            )
+        return n
+
+    @cached_property
+    def _general(self) -> General:
+        return General(self.model)
+
+    @cached_property
+    def _probe(self) -> Batch:
+        return Batch(self.data.first(min(3, self.samples)), True)
+
+    @cached_property
+    def _gradients(self) -> GradientRoute:
+        return gradient_route(self._general, self.reference, self._probe)
+
+    @cached_property
+    def _moments(self) -> MomentsRoute:
+        return moments_route(self._general, self.reference, self._probe)
+
+    @cached_property
+    def _cost(self) -> Cost:
+        """Bytes of one weighted gradient; what a sample saves is measured, on two and on one."""
+        one = saved_bytes(self.model, self.reference, self.data.first(1))
+        pair = self.data.first(1).map(lambda x: torch.cat([x, x]))
+        two = saved_bytes(self.model, self.reference, pair)
+        each = max(two - one, 1) + self.data.bytes_per_sample
+        return Cost(2 * self.dim * self.reference.element_size(), each)
+
+    @cached_property
+    def _per_sample_cost(self) -> Cost:
+        gradient = 2 * self.dim * self.reference.element_size()
+        return Cost(gradient, self._cost.sample + gradient)
+
+    @cached_property
+    def _moments_cost(self) -> Cost:
+        gradients = 2 * self._moments.formed(self.reference, self._probe)
+        activations = self._cost.sample * self._moments.copies
+        return Cost(3 * self._cost.replica, activations + gradients * self.reference.element_size())

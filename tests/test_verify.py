@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sdeverify as sv
+from sdeverify.problems.digits import digits
+
+
+def trained(steps: int = 30) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    inputs, targets = digits(128)
+    net = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10))
+    optimizer = torch.optim.RMSprop(net.parameters(), lr=5e-3, alpha=0.95, eps=1e-2)
+    for _ in range(steps):
+        batch = torch.randint(len(inputs), (8,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs[batch]), targets[batch]).backward()
+        optimizer.step()
+    return net, inputs, targets, optimizer
+
+
+def test_one_line_tells_how_far_the_sde_is_from_a_live_run() -> None:
+    net, inputs, targets, optimizer = trained()
+    before = [p.detach().clone() for p in net.parameters()]
+    loss = nn.CrossEntropyLoss(reduction="none")
+    answer = sv.verify(net, inputs, targets, loss, optimizer, batch_size=8, steps=6, replicas=128)
+    assert answer.start.step == 30
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    text = str(answer)
+    for word in ("RMSprop", "loss", "accuracy", "95% interval", "step 30 to 36"):
+        assert word in text
+    error = answer.errors["error"].sel(observable="squared_parameter_norm")[-1]
+    assert float(error) != 0
+    assert float(answer.errors["standard_error"].max()) > 0
+
+
+def test_a_reduced_loss_is_refused_before_any_work() -> None:
+    net, inputs, targets, optimizer = trained(2)
+    with pytest.raises(sv.SdeverifyError, match="reduction"):
+        sv.verify(net, inputs, targets, nn.CrossEntropyLoss(), optimizer)
