@@ -138,12 +138,18 @@ def study_jobs(study: Study) -> dict[str, Job]:
         substeps = _substeps(study, belongs.index(i), len(sdes))
         flow = GradientFlow.without_noise(sde)
         jobs[f"path_{i}"] = path_job(
-            sde, point, steps, seen, paths, substeps, study.seed, study.subsample
+            sde, point, steps, seen, paths, substeps, study.seed + i, study.subsample
         )
         jobs[f"flow_{i}"] = path_job(flow, point, steps, seen, 2, substeps, study.seed)
     if study.subsample and study.confirm_replicas:
         jobs["full_0"] = path_job(
-            sdes[0], point, steps, seen, study.confirm_replicas, study.substeps, study.seed + 1
+            sdes[0],
+            point,
+            steps,
+            seen,
+            study.confirm_replicas,
+            study.substeps,
+            study.seed + len(sdes),
         )
     return jobs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,11 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
         coords={STEP: chain[STEP], "time": chain["time"], OBSERVABLE: chain[OBSERVABLE]},
         attrs=_attrs(chain, path),
     )
-    return ds.merge(_maximum(ds, chain, path, confidence)).assign_attrs(confidence=confidence)
+    sides = {"chain_variance": chain, "path_variance": path}
+    random = [side for name, side in sides.items() if bool((ds[name] > 0).any())]
+    replicas = min((int(side.block_count.sum()) for side in random), default=0)
+    ds = ds.merge(_maximum(ds, random, confidence))
+    return ds.assign_attrs(confidence=confidence, replicas=replicas)
 
 
 _EXACT_NAMES = ("mean", "standard_error")
@@ -128,18 +133,20 @@ def _integrator(path: xr.Dataset) -> tuple[Array, Array, Array]:
     return bias, standard_error, residual
 
 
-def _maximum(ds: xr.Dataset, chain: xr.Dataset, path: xr.Dataset, confidence: float) -> xr.Dataset:
-    """The largest |error| over time, per observable, with its interval."""
+def _maximum(ds: xr.Dataset, random: Sequence[xr.Dataset], confidence: float) -> xr.Dataset:
+    """The largest |error| over time, per observable, with its interval.
+
+    `random` are the sides with any spread; the others (a gradient flow, say) add no uncertainty.
+    """
     size, s = np.abs(ds["error"].values), ds["standard_error"].values
     residuals, replicas = [], []
-    for side in (chain, path):
-        if "block_mean" in side:
-            values = side["block_mean"]
-            if SUBSTEPS in values.dims:
-                w = xr.DataArray(extrapolation_weights(side[SUBSTEPS].values), dims=SUBSTEPS)
-                values = (values * w).sum(SUBSTEPS)
-            residuals.append(block_residuals(side, values))
-            replicas.append(float(side.block_count.sum()))
+    for side in random:
+        values = side["block_mean"]
+        if SUBSTEPS in values.dims:
+            w = xr.DataArray(extrapolation_weights(side[SUBSTEPS].values), dims=SUBSTEPS)
+            values = (values * w).sum(SUBSTEPS)
+        residuals.append(block_residuals(side, values))
+        replicas.append(float(side.block_count.sum()))
     dof = min(replicas, default=np.inf) - 1.0
     bound = ds["bound"].values if "bound" in ds else np.zeros_like(size)
     low, high = np.empty(size.shape[1]), np.empty(size.shape[1])
@@ -174,6 +181,4 @@ def _attrs(chain: xr.Dataset, path: xr.Dataset) -> dict[str, Any]:
         attrs["model"] = path.attrs.get("model", path.attrs.get("name", ""))
     exact = path.attrs["kind"] == "exact"
     attrs["integrator_bias_measured"] = 1 if exact else int(path.sizes[SUBSTEPS] > 1)
-    counts = [int(ds.block_count.sum()) for ds in (chain, path) if "block_count" in ds]
-    attrs["replicas"] = min(counts, default=0)
     return attrs

@@ -106,7 +106,7 @@ def _study(
     sde_options: Mapping[str, Any] | None = None,
 ) -> Study:
     problem: Problem = PROBLEMS[place]()
-    theta = torch.tensor({"torus": [2.0, -1.2], "line": [1.2]}.get(place, [2.0]))
+    theta = torch.tensor({"torus": [2.0, -1.2], "line": [1.2]}.get(place, [-0.4]))
     parts = {n: torch.full_like(theta, v).double() for n, v in (buffers or {}).items()}
     adaptive = optimizer.refinement_power == 2
     return Study(

@@ -52,7 +52,7 @@ class DenseChain:
     """Weighted gradient and moments of `nn.Sequential` nets of linear and parameter-free layers."""
 
     name = "dense chain"
-    copies = 1
+    copies = 2
 
     def __init__(
         self,

@@ -9,14 +9,14 @@ import torch
 
 from sdeverify.errors import InvalidInputError
 
-CACHE = 6 << 20
-"""Bytes that a chunk's saved activations and gradients may fill on a CPU: measured on MLPs."""
+CACHE = 12 << 20
+"""Replicas go side by side on a CPU as long as what they save fits in here (measured on MLPs)."""
+ONE_REPLICA = 128 << 20
+"""One replica's samples go at once up to this size (measured on a CNN and a transformer)."""
 DEFAULT_MEMORY = 1 << 30
 """Bytes of temporary memory where no budget is given."""
 TEMPORARIES = 3
 """Peak memory over the bytes of what one chunk saves for the backward pass."""
-LEAST_SAMPLES = 64
-"""A smaller cut of the samples costs more in overhead than it gains in cache."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Chunks:
 
     Args:
         memory: the budget of temporary memory in bytes.
-        cache: bytes that one chunk should fit in; None where there is no such limit (a GPU).
+        side_by_side: bytes up to which replicas share a chunk.
+        alone: bytes up to which one replica's samples are not cut.
     """
 
     memory: int
-    cache: int | None
+    side_by_side: int
+    alone: int
 
     @classmethod
     def on(cls, device: torch.device, memory: int | None) -> Chunks:
@@ -46,18 +48,18 @@ class Chunks:
             raise InvalidInputError(
                 f"memory is a number of bytes, at least {1 << 20} (1 MiB); got {memory}."
             )
-        return cls(memory or DEFAULT_MEMORY, CACHE if device.type == "cpu" else None)
+        budget = (memory or DEFAULT_MEMORY) // TEMPORARIES
+        if device.type != "cpu":
+            return cls(memory or DEFAULT_MEMORY, budget, budget)
+        return cls(memory or DEFAULT_MEMORY, min(CACHE, budget), min(ONE_REPLICA, budget))
 
     def sizes(self, replicas: int, samples: int, cost: Cost) -> tuple[int, int]:
         """Replicas and samples in one chunk."""
-        budget = self.memory // TEMPORARIES
-        target = budget if self.cache is None else min(self.cache, budget)
         whole = cost.replica + samples * cost.sample
-        if whole <= target:
-            return min(replicas, target // max(whole, 1)), samples
-        fitting = (budget - cost.replica) // max(cost.sample, 1)
-        wanted = max((target - cost.replica) // max(cost.sample, 1), LEAST_SAMPLES)
-        return 1, max(1, min(samples, wanted, fitting))
+        if whole <= self.side_by_side:
+            return min(replicas, self.side_by_side // max(whole, 1)), samples
+        fitting = (self.alone - cost.replica) // max(cost.sample, 1)
+        return 1, max(1, min(samples, fitting))
 
     def cut(self, replicas: int, samples: int, cost: Cost) -> Iterator[tuple[slice, slice]]:
         """Slices of the replicas and of the samples that together cover all of them."""

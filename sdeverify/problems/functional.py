@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,16 +53,36 @@ class FunctionalModel:
         """l_i of one sample, given without its batch dimension."""
         return self.losses(parameters, sample.map(lambda x: x.unsqueeze(0))).squeeze(0)
 
+    @cached_property
+    def recurrent(self) -> bool:
+        """Whether the net has recurrent layers, which need special care under `vmap`."""
+        return any(isinstance(module, nn.RNNBase) for module in self.net.modules())
 
-def vectorised(function: Callable[..., Any], in_dims: tuple[int | None, ...]) -> Callable[..., Any]:
-    """`vmap`, with attention in its explicit form: the fused kernels have no rule for `vmap`, and
-    no second derivative."""
+    def vectorised(
+        self, function: Callable[..., Any], in_dims: tuple[int | None, ...]
+    ) -> Callable[..., Any]:
+        """`vmap`, with attention and recurrent layers in their explicit forms.
 
-    def call(*args: Any) -> Any:
-        with sdpa_kernel(SDPBackend.MATH):
-            return vmap(function, in_dims=in_dims)(*args)
+        Their fused kernels have no rule for `vmap`, and attention's no second derivative.
+        """
 
-    return call
+        def call(*args: Any) -> Any:
+            kernels = _without_onednn() if self.recurrent else nullcontext()
+            with sdpa_kernel(SDPBackend.MATH), kernels:
+                return vmap(function, in_dims=in_dims)(*args)
+
+        return call
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Recurrent layers step by step, not by oneDNN's fused kernel."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def private_copy(net: nn.Module) -> nn.Module:

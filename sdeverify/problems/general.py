@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import nn
 from torch.func import grad
 
-from sdeverify.problems.functional import FunctionalModel, vectorised
+from sdeverify.problems.functional import FunctionalModel
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
 from sdeverify.shapes import Float, Tensor
@@ -19,6 +18,8 @@ class GradientRoute(Protocol):
     """A way to compute sum_i w_i grad l_i for some replicas on some samples."""
 
     name: str
+    copies: int
+    """Size of what one pass holds, in units of what autograd saves for one backward pass."""
 
     def weighted(
         self,
@@ -61,7 +62,6 @@ class General:
 
     def __init__(self, model: FunctionalModel) -> None:
         self.model = model
-        self.recurrent = any(isinstance(m, nn.RNNBase) for m in model.net.modules())
 
     def losses(self, theta: Float[Tensor, "replica param"], batch: Batch) -> Tensor:
         """l_i, shape `(replica, n)`."""
@@ -75,8 +75,8 @@ class General:
         self, function: Callable[[dict[str, Tensor], Data], Tensor], theta: Tensor, batch: Batch
     ) -> Tensor:
         parameters = self.model.layout.unflatten(theta)
-        if len(theta) > 1 and not self.recurrent:
-            each = vectorised(function, in_dims=(0, _data_dim(batch)))
+        if len(theta) > 1 and not self.model.recurrent:
+            each = self.model.vectorised(function, in_dims=(0, _data_dim(batch)))
             result: Tensor = each(parameters, batch.data)
             return result
         return torch.stack(
@@ -104,7 +104,7 @@ class General:
         def total_loss(parameters: dict[str, Tensor], w: Tensor, data: Data) -> Tensor:
             return (w * self.model.losses(parameters, data)).sum()
 
-        each = vectorised(grad(total_loss), in_dims=(0, 0, _data_dim(batch)))
+        each = self.model.vectorised(grad(total_loss), in_dims=(0, 0, _data_dim(batch)))
         return layout.flatten(each(layout.unflatten(theta.detach()), weights, batch.data), 1)
 
     def per_sample(
@@ -114,17 +114,17 @@ class General:
         layout = self.model.layout
         parameters = layout.unflatten(theta.detach())
         weights_dim = None
-        if self.recurrent:
+        if self.model.recurrent:
             n = batch.data.targets.shape[0 if batch.shared else 1]
             parameters = {
                 k: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for k, v in parameters.items()
             }
             weights_dim = 0
-        over_samples = vectorised(grad(self.model.sample_loss), in_dims=(weights_dim, 0))
+        over_samples = self.model.vectorised(grad(self.model.sample_loss), in_dims=(weights_dim, 0))
         if len(theta) == 1:
             single = {name: value[0] for name, value in parameters.items()}
             return layout.flatten(over_samples(single, batch.of(0)), 1).unsqueeze(0)
-        over_replicas = vectorised(over_samples, in_dims=(0, _data_dim(batch)))
+        over_replicas = self.model.vectorised(over_samples, in_dims=(0, _data_dim(batch)))
         return layout.flatten(over_replicas(parameters, batch.data), 2)
 
     def sums(
@@ -154,7 +154,7 @@ class General:
             total = torch.stack([(gradient[name] * v[name]).sum() for name in layout.names])
             return total.sum()
 
-        each = vectorised(grad(slope), in_dims=(0, 0, _data_dim(batch)))
+        each = self.model.vectorised(grad(slope), in_dims=(0, 0, _data_dim(batch)))
         parts = each(layout.unflatten(theta.detach()), layout.unflatten(vector), batch.data)
         return layout.flatten(parts, 1)
 

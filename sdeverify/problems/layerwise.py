@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from sdeverify.problems.functional import FunctionalModel, vectorised
+from sdeverify.problems.functional import FunctionalModel
 from sdeverify.problems.layers import Sums, rule_for
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
@@ -28,7 +28,7 @@ class Layerwise:
     """Moments of a net all of whose trainable parameters sit in layers with a rule."""
 
     name = "layerwise"
-    copies = 3
+    copies = 6
 
     def __init__(self, model: FunctionalModel, layers: dict[str, nn.Module]) -> None:
         self.model = model
@@ -112,7 +112,9 @@ class Layerwise:
             return self._run(parameters, data, lambda number, output: output + zeros[number])
 
         with torch.enable_grad():
-            losses, inputs = vectorised(run, in_dims=(0, axis, 0))(parameters, batch.data, zeros)
+            losses, inputs = self.model.vectorised(run, in_dims=(0, axis, 0))(
+                parameters, batch.data, zeros
+            )
         signals = torch.autograd.grad(losses.sum(), zeros, materialize_grads=True)
         return [x.detach() for x in inputs], list(signals)
 

@@ -182,12 +182,13 @@ class ModuleProblem(Problem):
     ) -> Float[Tensor, "replica param"]:
         n = self._check(theta, weights, indices)
         weights = weights.to(self.dtype)
-        out = torch.zeros_like(theta)
+        out = torch.empty_like(theta)
         for replicas, part in self._cut(theta, n, self._cost):
             batch = self.data.batch(indices, replicas, part)
-            out[replicas] += self._gradients.weighted(
-                theta[replicas], weights[replicas, part], batch
-            )
+            piece = self._gradients.weighted(theta[replicas], weights[replicas, part], batch)
+            if len(piece) == len(theta) and part.stop - part.start == n:
+                return piece
+            out[replicas] = piece if part.start == 0 else out[replicas] + piece
         return out
 
     def weighted_moments(
@@ -224,7 +225,7 @@ class ModuleProblem(Problem):
         n = self._check(theta, None, None)
         gradient = self.gradient(theta)
         out = torch.zeros_like(theta)
-        cost = Cost(2 * self._cost.replica, 4 * self._cost.sample)
+        cost = Cost(2 * self._saved.replica, 4 * self._saved.sample)
         for replicas, part in self._cut(theta, n, cost):
             batch = self.data.batch(None, replicas, part)
             out[replicas] += self._general.hessian_product(
@@ -277,21 +278,25 @@ class ModuleProblem(Problem):
         return moments_route(self._general, self.reference, self._probe)
 
     @cached_property
-    def _cost(self) -> Cost:
-        """Bytes of one weighted gradient; what a sample saves is measured, on two and on one."""
-        one = saved_bytes(self.model, self.reference, self.data.first(1))
+    def _saved(self) -> Cost:
+        """Bytes of parameters' gradients, and of what autograd saves for each sample (measured)."""
         pair = self.data.first(1).map(lambda x: torch.cat([x, x]))
+        one = saved_bytes(self.model, self.reference, self.data.first(1))
         two = saved_bytes(self.model, self.reference, pair)
         each = max(two - one, 1) + self.data.bytes_per_sample
         return Cost(2 * self.dim * self.reference.element_size(), each)
 
     @cached_property
+    def _cost(self) -> Cost:
+        """Of one weighted gradient."""
+        return Cost(self._saved.replica, self._saved.sample * self._gradients.copies)
+
+    @cached_property
     def _per_sample_cost(self) -> Cost:
-        gradient = 2 * self.dim * self.reference.element_size()
-        return Cost(gradient, self._cost.sample + gradient)
+        return Cost(self._saved.replica, self._saved.sample + self._saved.replica)
 
     @cached_property
     def _moments_cost(self) -> Cost:
-        gradients = 2 * self._moments.formed(self.reference, self._probe)
-        activations = self._cost.sample * self._moments.copies
-        return Cost(3 * self._cost.replica, activations + gradients * self.reference.element_size())
+        formed = 2 * self._moments.formed(self.reference, self._probe)
+        held = self._saved.sample * self._moments.copies
+        return Cost(3 * self._saved.replica, held + formed * self.reference.element_size())

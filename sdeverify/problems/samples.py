@@ -71,7 +71,7 @@ class Samples:
             data = Data((), dict(inputs), targets)
         else:
             data = Data(tuple(inputs), {}, targets)
-        return cls(data.map(torch.Tensor.detach))
+        return cls(data.map(lambda x: x.detach() if isinstance(x, Tensor) else x))
 
     @property
     def count(self) -> int:

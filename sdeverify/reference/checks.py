@@ -47,9 +47,9 @@ def coordinates_of(domain: Domain, start: State, who: str) -> Coordinates:
     dim = start.components["theta"].numel()
     if len(names) * dim > MOST_DIMENSIONS:
         raise UnsupportedError(
-            f"{who} has {len(names)} components of {dim} parameters, {len(names) * dim} dimensions; "
-            f"the exact route goes up to {MOST_DIMENSIONS}. Use simulate(...) and solve(...), or "
-            "moments from sdeverify.reference.linear_quadratic."
+            f"{who} has {len(names)} components of {dim} parameters, {len(names) * dim} "
+            f"dimensions; the exact route goes up to {MOST_DIMENSIONS}. "
+            "Use simulate(...) and solve(...), or moments from sdeverify.reference.linear_quadratic."
         )
     found: list[Coordinate] = []
     for name in names:

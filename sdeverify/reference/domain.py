@@ -215,5 +215,6 @@ def check_width(width: float) -> None:
     """Refuses a box narrower than four standard deviations to each side."""
     if not 4 <= width <= 40:
         raise InvalidInputError(
-            f"width is the half-width of a box in standard deviations, between 4 and 40; got {width}."
+            "width is the half-width of a box in standard deviations, between 4 and 40; got "
+            f"{width}."
         )

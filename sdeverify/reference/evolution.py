@@ -204,4 +204,4 @@ class Evolution:
                 )
             if solver.t < stop:
                 self._last_step = solver.step_size
-        return solver.y.reshape(shape)
+        return np.asarray(solver.y).reshape(shape)

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 from sdeverify.errors import InvalidInputError
-from sdeverify.reference.domain import Interval
 from sdeverify.reference.frames import Coordinates, Frame, as_components
-from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
+from sdeverify.reference.grids import Array, ChebyshevGrid, Grid
 from sdeverify.reference.paths import BoxPath
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 class Grid(ABC):
-    """Nodes on which functions of one coordinate are known, and the basis that interpolates them."""
+    """Nodes on which functions of one coordinate are known, and a basis that interpolates them."""
 
     size: int
     """Number of nodes."""
@@ -53,7 +54,7 @@ class FourierGrid(Grid):
     size: int
 
     @cached_property
-    def nodes(self) -> Array:  # type: ignore[override]
+    def nodes(self) -> Array:
         return self.length * np.arange(self.size) / self.size
 
     def modes(self, x: Array) -> Array:
@@ -102,7 +103,7 @@ class ChebyshevGrid(Grid):
     size: int
 
     @cached_property
-    def nodes(self) -> Array:  # type: ignore[override]
+    def nodes(self) -> Array:
         if self.size == 1:
             return np.array([self.low])
         reference = -np.cos(np.pi * np.arange(self.size) / (self.size - 1))

@@ -151,7 +151,7 @@ def _sample(coordinates: Coordinates, spreads: Sequence[Spread], c: int) -> Arra
 
 
 def _enclose(history: Sequence[Spread], axis: object, span: tuple[float, float]) -> BoxPath:
-    """Smooth ends around a history of spreads: constant for `Moving`, polynomials for `Positive`."""
+    """Smooth ends around a history: constant for `Moving`, polynomials for `Positive`."""
     assert isinstance(axis, Moving | Positive)
     low = np.array([s.low for s in history])
     high = np.array([s.high for s in history])
@@ -164,11 +164,11 @@ def _enclose(history: Sequence[Spread], axis: object, span: tuple[float, float])
     high = high * (1 + MARGIN) + margin
     s = np.linspace(-1, 1, len(history))
     fits = []
-    for ends, side in ((low, -1.0), (high, 1.0)):
-        fit = np.polynomial.chebyshev.chebfit(s, ends, DEGREE)
-        fit[0] += side * float(np.max(side * (ends - np.polynomial.chebyshev.chebval(s, fit))))
+    for side, edge in ((-1.0, low), (1.0, high)):
+        fit = np.polynomial.chebyshev.chebfit(s, edge, DEGREE)
+        fit[0] += side * float(np.max(side * (edge - np.polynomial.chebyshev.chebval(s, fit))))
         fits.append(fit)
-    return BoxPath(*span, *fits)
+    return BoxPath(*span, low=fits[0], high=fits[1])
 
 
 def _require_finite(path: BoxPath | None, name: str) -> None:

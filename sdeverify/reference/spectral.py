@@ -212,7 +212,7 @@ def _dataset(
     difference = np.abs(fine - np.nan_to_num(rough, nan=1e300, posinf=1e300, neginf=1e300))
     rounding = np.finfo(float).eps * (20 + 2 * np.sqrt(growth)[:, None]) * np.abs(fine).max(0)
     bound = SAFETY * np.maximum.accumulate(difference, axis=0) + rounding
-    bound[0] = np.finfo(float).eps * np.abs(fine[0])
+    bound[0] = 0.0
     step = np.array([point.step + s for s in recorded])
     return exact_dataset(
         mean=fine, bound=bound, step=step, time=step * clock, observables=names, attrs=attrs

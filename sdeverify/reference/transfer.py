@@ -9,7 +9,7 @@ import torch
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.reference.boxes import box
-from sdeverify.reference.domain import Interval
+from sdeverify.reference.domain import Interval, Moving, Periodic, Positive
 from sdeverify.reference.frames import Coordinates, Frame, point_frame
 from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
 from sdeverify.reference.push import dense_operator, push
@@ -91,7 +91,7 @@ class Chain:
         grids: list[Grid] = []
         for c, old in enumerate(frame.grids):
             axis, low, high = self.coordinates[c].axis, 0.0, 0.0
-            if not isinstance(axis, Interval):
+            if isinstance(axis, Moving | Periodic | Positive):
                 low, high = box(law, images[c], self.weights, axis.width)
             grids.append(old if isinstance(old, FourierGrid) else axis.chain_grid(low, high))
         if all(g == old for g, old in zip(grids, frame.grids, strict=True)):
@@ -102,7 +102,7 @@ class Chain:
 def check_interval(coordinate: Any, images: Array, k: int) -> None:
     """Refuses an interval that the chain leaves."""
     axis = coordinate.axis
-    if not isinstance(axis, Interval):
+    if isinstance(axis, Moving | Periodic | Positive):
         return
     low, high = float(images.min()), float(images.max())
     slack = 1e-9 * (axis.high - axis.low)

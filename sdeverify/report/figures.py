@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from sdeverify.report.formatting import level, order_with_interval, plain
+from sdeverify.report.formatting import DASH, level, order_with_interval, plain
 from sdeverify.report.ladder_plot import draw_ladder, label_steps, legend_handles, step_unit
 from sdeverify.report.points import RESOLUTION
 from sdeverify.report.results import Comparison, Results, read_comparison, read_results
@@ -39,13 +39,14 @@ def figure_errors(child: xr.DataTree | Comparison) -> Figure:
     c = _comparison(child)
     with style():
         figure, made = panels(len(c.observables), 2.35)
-        for i, ((axes,), name) in enumerate(zip(made, c.observables, strict=True)):
-            _ladder_panel(axes, c, name)
+        for panel, name in zip(made, c.observables, strict=True):
+            (axes,) = panel.axes
+            _ladder_panel(axes, c, name, c.last_step)
             order = c.order.sel(observable=name, step=c.last_step)
             verdict = str(order["verdict"].item())
             heading(axes, _title(c, name), _order_text(order), VERDICT_COLOURS.get(verdict, MUTED))
-            label_steps(axes, _steps(c), c.errors, named=i >= len(made) - 3)
-            if i % 3 == 0:
+            label_steps(axes, _steps(c), c.errors, named=panel.lowest)
+            if panel.leftmost:
                 axes.set_ylabel("|weak error|")
         handles = legend_handles(c.claimed_order, c.flow_errors is not None, _has_exact(c))
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
@@ -60,8 +61,9 @@ def figure_moments(child: xr.DataTree | Comparison) -> Figure:
     """
     c = _comparison(child)
     with style():
-        figure, made = panels(len(c.observables), 2.75, split=(2.0, 1.1))
-        for i, ((top, bottom), name) in enumerate(zip(made, c.observables, strict=True)):
+        figure, made = panels(len(c.observables), 2.75, (2.0, 1.1))
+        for panel, name in zip(made, c.observables, strict=True):
+            top, bottom = panel.axes
             heading(top, _title(c, name))
             for chain, colour in zip(c.chains, ramp(c.rungs), strict=True):
                 one = chain.sel(observable=name)
@@ -77,9 +79,9 @@ def figure_moments(child: xr.DataTree | Comparison) -> Figure:
             if c.flow is not None and name in c.flow["observable"].values:
                 mean = _extrapolated(c.flow.sel(observable=name))[0]
                 top.plot(_abscissa(c, c.flow), mean, color=FLOW, lw=1.1, ls=":", zorder=1)
-            if i >= len(made) - 3:
+            if panel.lowest:
                 bottom.set_xlabel(_time_label(c))
-            if i % 3 == 0:
+            if panel.leftmost:
                 top.set_ylabel("mean")
                 bottom.set_ylabel("std. dev.")
         handles = [*_rung_handles(c), Line2D([], [], color=SDE, ls=(0, (3, 1.6)), label="SDE")]
@@ -98,16 +100,17 @@ def figure_signed_errors(child: xr.DataTree | Comparison) -> Figure:
     c = _comparison(child)
     with style():
         figure, made = panels(len(c.observables), 2.1)
-        for i, ((axes,), name) in enumerate(zip(made, c.observables, strict=True)):
+        for panel, name in zip(made, c.observables, strict=True):
+            (axes,) = panel.axes
             heading(axes, _title(c, name))
             axes.axhline(0, color=INK, lw=0.8, zorder=2)
             for rung, colour in enumerate(ramp(c.rungs)):
                 one = c.errors.isel(rung=rung).sel(observable=name)
                 error, se = one["error"].values, one["standard_error"].values
                 _band(axes, _abscissa(c, c.errors), error, se, colour, marker=".", ms=4)
-            if i >= len(made) - 3:
+            if panel.lowest:
                 axes.set_xlabel(_time_label(c))
-            if i % 3 == 0:
+            if panel.leftmost:
                 axes.set_ylabel("E chain − E SDE")
         handles = _rung_handles(c)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
@@ -121,24 +124,21 @@ def summary_figure(results: xr.DataTree | Results) -> Figure:
         InvalidInputError: the results lack groups, variables or attributes.
     """
     r = results if isinstance(results, Results) else read_results(results)
-    columns = 2 if len(r.comparisons) == 4 else 3
     with style():
-        figure, made = panels(len(r.comparisons), 2.75, columns)
-        for (axes,), c in zip(made, r.comparisons, strict=True):
+        figure, made = panels(len(r.comparisons), 2.75)
+        for panel, c in zip(made, r.comparisons, strict=True):
+            (axes,) = panel.axes
             head = headline(c)
-            _ladder_panel(axes, c, head.observable)
-            order = c.order.sel(observable=head.observable, step=head.step)
-            sign = VERDICT_SIGNS.get(head.verdict, "")
-            heading(
-                axes,
-                c.title,
-                f"{_order_text(order, verdict=False)}\n{sign} {head.verdict}".strip(),
-                VERDICT_COLOURS.get(head.verdict, MUTED),
-            )
-            axes.set_title(axes.get_title(loc="left"), loc="left", pad=25)
+            _ladder_panel(axes, c, head.observable, head.step)
+            order = _order_text(c.order.sel(observable=head.observable, step=head.step))
+            where = f"{head.observable} at step {head.step_text}"
+            colour = VERDICT_COLOURS.get(head.verdict, MUTED)
+            heading(axes, c.title, f"{where}\n{order}", colour)
+            axes.set_title(c.title, pad=25)
             label_steps(axes, _steps(c), c.errors, named=False)
             axes.set_xlabel(f"time per step{step_unit(_steps(c))}")
-            axes.set_ylabel(f"|weak error| of {head.observable}")
+            if panel.leftmost:
+                axes.set_ylabel("|weak error|")
         claims = {c.claimed_order for c in r.comparisons}
         flow = any(c.flow_errors is not None for c in r.comparisons)
         exact = any(_has_exact(c) for c in r.comparisons)
@@ -166,18 +166,19 @@ def _comparison(child: xr.DataTree | Comparison) -> Comparison:
     return child if isinstance(child, Comparison) else read_comparison(child)
 
 
-def _ladder_panel(axes: Axes, c: Comparison, name: str) -> None:
-    """One observable's ladder at the last compared step, with gradient flow and exact values."""
-    errors = c.errors.sel(observable=name).sel(step=c.last_step, method="nearest")
-    flow = None
-    if c.flow_errors is not None and name in c.flow_errors["observable"].values:
-        flow = c.flow_errors.sel(observable=name).sel(step=c.last_step, method="nearest")
-    order = c.order.sel(observable=name, step=c.last_step)
-    draw_ladder(axes, _steps(c), errors, order, c.claimed_order, flow)
+def _ladder_panel(axes: Axes, c: Comparison, name: str, step: float) -> None:
+    """One observable's ladder at one step, with gradient flow and exact values."""
+
+    def at(ds: xr.Dataset) -> xr.Dataset:
+        return ds.sel(observable=name).sel(step=step, method="nearest")
+
+    known = c.flow_errors is not None and name in c.flow_errors["observable"].values
+    flow = at(c.flow_errors) if known and c.flow_errors is not None else None
+    order = c.order.sel(observable=name, step=step)
+    draw_ladder(axes, _steps(c), at(c.errors), order, c.claimed_order, flow)
     if c.exact is not None and _has_exact(c) and name in c.exact["observable"].values:
-        exact = c.exact.sel(observable=name).sel(step=c.last_step, method="nearest")
-        steps = exact["time_per_step"].values
-        axes.plot(steps, np.abs(exact["error"].values), "x", color=EXACT, ms=6, zorder=6)
+        exact = at(c.exact)
+        axes.plot(exact["time_per_step"], abs(exact["error"]), "x", color=EXACT, ms=6, zorder=6)
 
 
 def _has_exact(c: Comparison) -> bool:
@@ -192,12 +193,13 @@ def _title(c: Comparison, name: str) -> str:
     return f"{name} (outside the theorem)" if name in c.outside_theorem else name
 
 
-def _order_text(order: xr.Dataset, verdict: bool = True) -> str:
+def _order_text(order: xr.Dataset) -> str:
+    """Order and verdict of one fit."""
     ends = (float(order[k].item()) for k in ("order", "order_low", "order_high"))
     text = order_with_interval(*ends)
     found = str(order["verdict"].item())
-    said = f"order {text}" if any(ch.isdigit() for ch in text) else "order not resolved"
-    return f"{said}  {VERDICT_SIGNS.get(found, '')} {found}" if verdict else said
+    said = "order not resolved" if text == DASH else f"order {text}"
+    return f"{said}  {VERDICT_SIGNS.get(found, '')} {found}"
 
 
 def _band(axes: Axes, x: Array, mean: Array, error: Array, colour: str, **line: object) -> None:

@@ -49,7 +49,7 @@ def with_error(value: float, standard_error: float) -> str:
     order = math.floor(math.log10(standard_error))
     kept = 2 if round(standard_error / 10.0**order, 6) < 1.95 else 1
     decimals = kept - 1 - order
-    size = math.floor(math.log10(max(abs(value), standard_error)))
+    size = math.floor(math.log10(max(abs(round(value, decimals)), standard_error)))
     if -3 <= size < 5 and decimals >= 0:
         return _parenthesised(value, standard_error, decimals)
     scale = 10.0**-size

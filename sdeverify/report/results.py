@@ -25,6 +25,7 @@ _ORDER = (
 )
 _ENSEMBLE = ("block_count", "block_mean", "block_comoment", "mean", "standard_error")
 _ATTRIBUTES = ("title", "claimed_order", "ladder", "cannot_tell", "description")
+_NOISE = (("size of the skewness", "noise_skewness"), ("excess kurtosis", "noise_kurtosis"))
 _DESCRIPTION = ("name", "equations", "constants", "clock", "assumptions", "claim", "source")
 
 
@@ -162,7 +163,7 @@ def read_comparison(child: xr.DataTree) -> Comparison:
         exact_order=_optional(child, "exact_order"),
         noise={
             label: _number_or_mapping(child.attrs[key])
-            for label, key in (("skewness", "noise_skewness"), ("kurtosis", "noise_kurtosis"))
+            for label, key in _NOISE
             if key in child.attrs
         },
         start_note=str(child.attrs.get("start_note", "")),

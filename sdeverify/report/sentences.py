@@ -84,11 +84,12 @@ def _telling_fit(order: xr.Dataset, verdict: str) -> xr.Dataset:
     telling = [fit for fit in fits if str(fit["verdict"].item()) == verdict] or fits
     last = max(float(fit["step"]) for fit in telling)
 
-    def width(fit: xr.Dataset) -> float:
-        between = float(fit["order_high"]) - float(fit["order_low"])
-        return between if np.isfinite(between) and np.isfinite(fit["order"]) else np.inf
+    def uncertainty(fit: xr.Dataset) -> tuple[int, float]:
+        ends = np.array([float(fit["order_low"]), float(fit["order_high"])])
+        known = np.isfinite(ends)
+        return int((~known).sum()), float(np.ptp(ends)) if known.all() else 0.0
 
-    return min((fit for fit in telling if float(fit["step"]) == last), key=width)
+    return min((fit for fit in telling if float(fit["step"]) == last), key=uncertainty)
 
 
 def _sentence(
@@ -145,11 +146,12 @@ def bias_sentence(c: Comparison) -> str:
 
 def ladder_sentence(c: Comparison) -> str:
     """The ladder in words, with its ends."""
+    steps_text = ", ".join(plain(float(step)) for step in c.order["step"].values)
     steps = np.asarray(c.errors["time_per_step"].values, dtype=np.float64)
     return (
         f"The ladder: {c.rungs} rungs along {LADDERS.get(c.ladder, c.ladder)}; SDE time per "
         f"optimizer step from {plain(steps.max(), 3)} down to {plain(steps.min(), 3)}, compared at "
-        f"{c.errors.sizes['step']} times, fitted at step {plain(c.last_step)}."
+        f"{c.errors.sizes['step']} times, fitted at steps {steps_text}."
     )
 
 
@@ -170,8 +172,8 @@ def unresolved_sentence(c: Comparison) -> str:
 _NOISE_WORDS = {
     "mean_abs": "mean absolute value",
     "max_abs": "largest absolute value",
-    "mean": "mean",
     "max": "largest",
+    "quantile90": "90% quantile",
 }
 
 
@@ -179,7 +181,7 @@ def noise_text(value: object) -> str:
     """Skewness or kurtosis in words."""
     if isinstance(value, dict):
         return ", ".join(
-            f"{_NOISE_WORDS.get(str(key), str(key).replace('_', ' '))} {anything(entry)}"
+            f"{_NOISE_WORDS.get(str(key), str(key).replace('_', ' '))} {noise_text(entry)}"
             for key, entry in value.items()
         )
-    return anything(value)
+    return plain(value, 3) if isinstance(value, float) else anything(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -75,11 +76,20 @@ def ramp(count: int, dark: str = "#08306b", light: str = "#8fbde0") -> list[str]
     return [to_hex(colours(i / (count - 1))) for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A panel of a figure: its axes from top to bottom, and where in the figure it stands."""
+
+    axes: tuple[Axes, ...]
+    leftmost: bool
+    lowest: bool
+
+
 def panels(
-    count: int, height: float, columns: int = 3, split: tuple[float, ...] = (1.0,)
-) -> tuple[Figure, list[tuple[Axes, ...]]]:
-    """A figure with `count` panels in rows, each of `len(split)` axes one above the other."""
-    columns = min(columns, max(count, 2))
+    count: int, height: float, split: tuple[float, ...] = (1.0,)
+) -> tuple[Figure, list[Panel]]:
+    """A figure with `count` panels in rows of 3 or 2, each of `len(split)` axes."""
+    columns = 2 if count in (1, 2, 4) else 3
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, height * rows + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.03, wspace=0.02)  # type: ignore[union-attr,call-arg]
@@ -94,7 +104,8 @@ def panels(
         ]
         for axes in (first, *rest)[:-1]:
             axes.tick_params(labelbottom=False)
-        made.append((first, *rest))
+        lowest = i + columns >= count
+        made.append(Panel((first, *rest), leftmost=column == 0, lowest=lowest))
     return figure, made
 
 

@@ -59,7 +59,6 @@ class Section:
     facts: Mapping[str, str]
     assumptions: tuple[str, ...]
     ladder: str
-    can_tell: str
     cannot_tell: str
     unresolved: str
     bias: str
@@ -89,7 +88,6 @@ def section(c: Comparison) -> Section:
         facts={key: prose(value) for key, value in facts.items() if value},
         assumptions=tuple(prose(str(line)) for line in d["assumptions"]),
         ladder=ladder_sentence(c),
-        can_tell=prose(str(c.errors.attrs.get("ladder_power_note", ""))),
         cannot_tell=prose(c.cannot_tell),
         unresolved=unresolved_sentence(c),
         bias=bias_sentence(c),

@@ -13,13 +13,14 @@ from sdeverify.analysis import estimate_order
 from sdeverify.consistency import consistency
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
-from sdeverify.scalings import svag
+from sdeverify.scalings import LearningRates, svag
 from sdeverify.sdes import GradientSDE, derive
 from sdeverify.sdes.sde import SDE
 from sdeverify.state import State, pack
 from sdeverify.testing.require import require, same, states_of, toy_oracle
 
 LEVEL = 3.0
+HALVINGS = 6
 Derivation = type[GradientSDE] | SDE | Callable[[Optimizer, GradientOracle], SDE]
 
 
@@ -58,8 +59,7 @@ def check_sde(
     for order in range(1, round(equation.claimed_order) + 1):
         ladder = None
         if order > 1:
-            rates = [optimizer.learning_rate / 2**i for i in range(2, 6)]
-            ladder = LearningRates([optimizer.learning_rate, *rates])
+            ladder = LearningRates([optimizer.learning_rate / 2**i for i in range(HALVINGS)])
         for state in starts:
             along = consistency(optimizer, oracle, build, state, ladder, order)
             _require_order(along, type(equation).__name__, optimizer.name, state)

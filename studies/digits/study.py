@@ -19,7 +19,7 @@ def build(
     path_replicas: int = 1536,
     subsample: int = 16,
     confirm_replicas: int = 128,
-    steps: int = 40,
+    steps: int = 20,
     seed: int = 0,
     device: str = "cpu",
 ) -> Sequence[sv.Study]:
@@ -34,8 +34,8 @@ def build(
     ]
     warm = 60
     sgd = sv.SGD(learning_rate=0.25)
-    rmsprop = sv.RMSprop(learning_rate=0.005, beta=0.95, epsilon=1e-2)
-    adam = sv.Adam(learning_rate=0.005, beta1=0.9, beta2=0.95, epsilon=1e-2)
+    rmsprop = sv.RMSprop(learning_rate=0.004, beta=0.97, epsilon=1e-2)
+    adam = sv.Adam(learning_rate=0.004, beta1=0.93, beta2=0.97, epsilon=1e-2)
 
     def study(name: str, title: str, optimizer: sv.Optimizer, ladder: sv.Ladder) -> sv.Study:
         return sv.Study(

@@ -128,3 +128,15 @@ def test_sides_that_do_not_belong_together_are_refused(sides):
         pytest.raises(InvalidInputError, match="replicas diverged"),
     ):
         weak_error(ours, path_of(path))
+
+
+def test_a_side_without_noise_adds_no_uncertainty_however_few_its_replicas(sides):
+    chain, path = sides
+    flow = np.broadcast_to(path.mean(axis=0), (2, *path.shape[1:]))
+    exact = exact_dataset(
+        mean=2 * flow[0, 1] - flow[0, 0], bound=0.0, **axes(chain), attrs={"time_per_step": 0.1}
+    )
+    ours = weak_error(chain_of(chain), path_of(flow, blocks=1))
+    reference = weak_error(chain_of(chain), exact)
+    np.testing.assert_allclose(ours.max_error_high, reference.max_error_high, rtol=1e-9)
+    assert ours.attrs["replicas"] == 60

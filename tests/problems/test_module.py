@@ -236,7 +236,7 @@ def test_cutting_the_work_changes_nothing_but_rounding(name: str) -> None:
     _, problem, theta, _ = case(name)
     weights = torch.randn(3, SAMPLES, dtype=torch.float64)
     cut = ModuleProblem(
-        problem.model, problem.data, problem.loss_function, problem.reference, Chunks(1, 1)
+        problem.model, problem.data, problem.loss_function, problem.reference, Chunks(1, 1, 1)
     )
     assert cut.chunks.sizes(3, SAMPLES, cut._cost) == (1, 1)
     for got, want in (

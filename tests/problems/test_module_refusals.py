@@ -135,9 +135,13 @@ def test_the_same_layers_are_accepted_where_they_are_harmless(
     net = Wrapped(layer)
     problem = problem_from_module(net, *data(*shape), CROSS_ENTROPY)
     theta = flatten_parameters(net).expand(2, -1)
-    loss = problem.loss(theta)
-    assert loss.shape == (2,) and bool(torch.isfinite(loss).all())
-    problem.weighted_moments(theta, torch.ones(2, 5))
+    x, y = data(*shape)
+    loss = F.cross_entropy(net(x), y)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    want = torch.cat([g.flatten() for g in torch.autograd.grad(loss, trainable)])
+    torch.testing.assert_close(problem.loss(theta)[1], loss.detach())
+    torch.testing.assert_close(problem.gradient(theta)[1], want)
+    torch.testing.assert_close(problem.weighted_moments(theta, torch.ones(2, 5)).mean[1], want)
 
 
 @pytest.mark.parametrize(

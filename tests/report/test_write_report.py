@@ -96,7 +96,7 @@ def test_the_page_says_verdicts_equations_observables_and_provenance(page: Page)
         "Inconclusive about order 1",
         "theta[0]", "|gradient|^2", "tr Sigma", "accuracy (outside the theorem)",
         "arXiv 2205.10287", "σ ≫ |∇f|", "60 warm-up steps", "mini-batches of 8 of 256",
-        "It says nothing of other learning rates", "skewness: mean absolute value 0.62",
+        "It says nothing of other learning rates", "size of the skewness: mean absolute value 0.62",
         "sdeverify report studies/digits/study.py", "2.13.0", "float64", "learning_rate = 0.005",
     ):  # fmt: skip
         assert wanted in text

@@ -1,0 +1,159 @@
+"""Certificates without sampling: a study's ladder by the exact route, and by one-step moments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sdeverify.analysis import estimate_order, ladder
+from sdeverify.consistency import consistency, fine_levels
+from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.oracle import GradientOracle
+from sdeverify.reference.checks import Domain
+from sdeverify.reference.domain import Axis, Moving, Periodic
+from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
+from sdeverify.scalings import Ladder, LearningRates
+from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.study import Study, claimed_order
+
+HALVINGS = 6
+"""Rungs of learning rates for one-step moments."""
+
+
+def certify(
+    study: Study,
+    domain: Domain | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> xr.DataTree:
+    """The whole ladder of a study without sampling: exact weak errors and their order.
+
+    Both sides are expectations on spectral grids of the optimizer's step and of the SDE's drift and
+    diffusion as coded (`sdeverify.reference`), with a bound on the numerical error.
+
+    Args:
+        study: with up to three state dimensions, and noise with atoms.
+        domain: an axis for each component of the state; `default_domain` unless given.
+        progress: called with a name and 1 after each side, `chain_0` say.
+
+    Returns:
+        A tree with the groups of a study's results by Monte Carlo: `errors`, `order`,
+        `flow_errors`, `flow_order`, and every side by its name; standard errors are 0.
+
+    Raises:
+        InvalidInputError, UnsupportedError: the exact route cannot take this study; it says why.
+    """
+    axes = default_domain(study) if domain is None else domain
+    rungs, (sdes, belongs) = study.rungs(), study.sdes()
+    groups: dict[str, xr.Dataset] = {}
+
+    def done(name: str, side: xr.Dataset) -> None:
+        groups[name] = side
+        if progress is not None:
+            progress(name, 1)
+
+    common: tuple[Any, ...] = (study.start, study.steps, study.observables, axes)
+    for i, sde in enumerate(sdes):
+        flow = GradientFlow.without_noise(sde)
+        done(f"path_{i}", exact_continuous(sde, *common))
+        done(f"flow_{i}", exact_continuous(flow, *common))
+    for i, rung in enumerate(rungs):
+        done(f"chain_{i}", exact_discrete(rung.optimizer, rung.oracle, *common))
+    labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
+    for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
+        each = [
+            exact_difference(groups[f"chain_{i}"], groups[f"{kind}_{j}"])
+            for i, j in enumerate(belongs)
+        ]
+        along = ladder(each, study.ladder.kind, claimed_order=claimed_order(study), **labels)
+        groups[errors], groups[order] = along, estimate_order(along)
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = _attrs(study, sdes[0])
+    return tree
+
+
+def exact_chains(study: Study, domain: Domain | None = None) -> list[xr.Dataset]:
+    """The discrete side of every rung by the exact route."""
+    axes = default_domain(study) if domain is None else domain
+    common: tuple[Any, ...] = (study.start, study.steps, study.observables, axes)
+    return [exact_discrete(rung.optimizer, rung.oracle, *common) for rung in study.rungs()]
+
+
+def certified_order(
+    study: Study, domain: Domain | None = None, chains: Sequence[xr.Dataset] | None = None
+) -> xr.Dataset:
+    """The orders of a study's SDE alone by the exact route, without its flow.
+
+    Args:
+        chains: from `exact_chains`, where several SDEs are compared with one optimizer.
+    """
+    axes = default_domain(study) if domain is None else domain
+    sdes, belongs = study.sdes()
+    paths = [exact_continuous(s, study.start, study.steps, study.observables, axes) for s in sdes]
+    sides = exact_chains(study, axes) if chains is None else chains
+    each = [exact_difference(side, paths[j]) for side, j in zip(sides, belongs, strict=True)]
+    labels = {study.ladder.label_name: np.asarray([rung.label for rung in study.rungs()])}
+    return estimate_order(ladder(each, study.ladder.kind, claimed_order(study), **labels))
+
+
+def one_step_order(study: Study) -> xr.Dataset:
+    """The orders of one-step moments at a study's start, along a finer ladder of its kind.
+
+    It takes a second in any dimension and refutes every SDE whose drift, noise or clock is wrong
+    there; it says nothing about the size of weak errors at the study's own steps.
+
+    Returns:
+        `estimate_order`'s dataset with the moments for observables, see `consistency`.
+    """
+
+    def sde(optimizer: Optimizer, oracle: GradientOracle) -> GradientSDE:
+        return derive(optimizer, oracle, study.sde, **study.sde_options)
+
+    claimed = round(claimed_order(study))
+    fine = fine_ladder(study)
+    return estimate_order(
+        consistency(study.optimizer, study.oracle, sde, study.start, fine, claimed)
+    )
+
+
+def fine_ladder(study: Study) -> Ladder:
+    """The study's ladder with steps so small that one-step moments are near their limit."""
+    if isinstance(study.ladder, LearningRates):
+        rate = study.optimizer.learning_rate
+        return LearningRates([rate / 2**i for i in range(HALVINGS)])
+    ladder: Any = study.ladder
+    fine: Ladder = replace(ladder, levels=fine_levels(study.optimizer).levels)
+    return fine
+
+
+def default_domain(study: Study) -> Domain:
+    """Periodic where the problem gives a period of theta, a box that follows it elsewhere.
+
+    Weight decay has no period, so with it theta lives on the line.
+    """
+    hyperparameters = study.optimizer.hyperparameters
+    decays = any(
+        "decay" in name and np.any(np.asarray(value)) for name, value in hyperparameters.items()
+    )
+    periods = getattr(study.oracle.problem, "periods", (None,) * study.oracle.dim)
+    axes: list[Axis] = [
+        Moving() if period is None or decays else Periodic(length=period) for period in periods
+    ]
+    return {"theta": axes}
+
+
+def _attrs(study: Study, sde: GradientSDE) -> dict[str, Any]:
+    return {
+        "title": study.title,
+        "claimed_order": claimed_order(study),
+        "ladder": study.ladder.kind,
+        "cannot_tell": study.ladder.cannot_tell,
+        "description": json.dumps(asdict(sde.description)),
+        "start_note": study.start_note,
+        "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),
+        "route": "exact",
+    }
