@@ -120,7 +120,7 @@ def _study(
         ladder=ladder or (ADAPTIVE_LEVELS if adaptive else LEVELS),
         sde=sde,
         sde_options=sde_options or {},
-        replicas=8192,
+        replicas=32768,
         substeps=(4, 8),
         start_note="a given state",
     )

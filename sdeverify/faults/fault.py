@@ -181,6 +181,11 @@ class Fault:
     start: Callable[[State], State] | None = None
 
     @property
+    def keeps_chain(self) -> bool:
+        """Whether the discrete side is the correct study's."""
+        return self.levels is None and self.optimizer is None and self.start is None
+
+    @property
     def study(self) -> Study:
         """The spoiled study."""
         base = self.correct

@@ -62,10 +62,13 @@ class Chunks:
         return 1, max(1, min(samples, fitting))
 
     def cut(self, replicas: int, samples: int, cost: Cost) -> Iterator[tuple[slice, slice]]:
-        """Slices of the replicas and of the samples that together cover all of them."""
-        r, n = self.sizes(replicas, samples, cost)
-        pieces = -(-samples // n)
-        n = -(-samples // pieces)
+        """Slices of replicas and samples that together cover all of them, evenly cut."""
+        r, n = (
+            -(-whole // -(-whole // most))
+            for whole, most in zip(
+                (replicas, samples), self.sizes(replicas, samples, cost), strict=True
+            )
+        )
         for i in range(0, replicas, r):
             for j in range(0, samples, n):
                 yield slice(i, min(i + r, replicas)), slice(j, min(j + n, samples))

@@ -37,7 +37,9 @@ def build(
     rmsprop = sv.RMSprop(learning_rate=0.004, beta=0.97, epsilon=1e-2)
     adam = sv.Adam(learning_rate=0.004, beta1=0.93, beta2=0.97, epsilon=1e-2)
 
-    def study(name: str, title: str, optimizer: sv.Optimizer, ladder: sv.Ladder) -> sv.Study:
+    def study(
+        name: str, title: str, optimizer: sv.Optimizer, ladder: sv.Ladder, share: int = 1
+    ) -> sv.Study:
         return sv.Study(
             name=name,
             title=title,
@@ -47,8 +49,8 @@ def build(
             steps=[steps * k / 4 for k in range(5)],
             observables=observables,
             ladder=ladder,
-            replicas=replicas,
-            path_replicas=path_replicas,
+            replicas=replicas * share,
+            path_replicas=path_replicas * share,
             substeps=(2, 4),
             subsample=subsample,
             confirm_replicas=confirm_replicas,
@@ -58,12 +60,13 @@ def build(
 
     levels = sv.SvagLevels([1, ROOT, 2, 2 * ROOT, 4])
     return [
-        study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8])),
+        study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8]), 2),
         study(
             "sgd-rates",
             "SGD along learning rates",
             sgd,
             sv.LearningRates([0.25, 0.125, 0.0625, 0.03125]),
+            2,
         ),
         study("rmsprop-levels", "RMSprop along SVAG levels", rmsprop, levels),
         study("adam-levels", "Adam along SVAG levels", adam, levels),

@@ -1,0 +1,158 @@
+"""The three routes that a fault is put through: one-step moments, exact weak errors, sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from sdeverify.analysis import estimate_order, ladder, overall_verdict, weak_error
+from sdeverify.analysis.verdict import REFUTED
+from sdeverify.axes import STEP
+from sdeverify.certify import certified_order, exact_chains, one_step_order
+from sdeverify.errors import SdeverifyError
+from sdeverify.faults.fault import Fault
+from sdeverify.simulate import chain_job, path_job, run_job
+from sdeverify.study import Study, claimed_order
+
+BLOCK = 8192
+REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one route says of a study.
+
+    Attributes:
+        verdict: "supported", "refuted", "inconclusive", or "refused" where the route does not
+            accept the study; `text` says why.
+        slope: local slope of log |error| at the two finest rungs, of the observable that decided.
+        order, low, high: the order there, with its interval.
+        text: one sentence.
+    """
+
+    verdict: str
+    slope: float
+    order: float
+    low: float
+    high: float
+    text: str
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the study does not pass."""
+        return self.verdict in (REFUTED, REFUSED)
+
+
+def finding(order: xr.Dataset) -> Finding:
+    """The overall verdict of an order dataset, and the fit that decided it."""
+    verdict = overall_verdict(order)
+    fits = order.stack(fit=("observable", STEP))
+    same = np.flatnonzero(fits["verdict"].values == verdict.verdict)
+    p_value = "refutation_p_value" if verdict.verdict == REFUTED else "support_p_value"
+    rank = fits[p_value].values[same] + 1e-9 * fits["order_high"].values[same]
+    i = int(same[np.argmin(rank)]) if same.size else 0
+    one = fits.isel(fit=i)
+    slope = float(one["local_slope"].values[-1])
+    found = (float(one[n]) for n in ("order", "order_low", "order_high"))
+    return Finding(verdict.verdict, slope, *found, verdict.text)
+
+
+def guarded(route: Callable[[], xr.Dataset]) -> Finding:
+    """The finding of a route; a refusal is one too."""
+    try:
+        return finding(route())
+    except SdeverifyError as error:
+        return Finding(REFUSED, np.nan, np.nan, np.nan, np.nan, str(error))
+
+
+def sampled_chains(study: Study) -> list[xr.Dataset]:
+    """The discrete ensemble of every rung."""
+    return [
+        run_job(
+            chain_job(
+                rung.optimizer,
+                rung.oracle,
+                study.start,
+                study.steps,
+                study.observables,
+                study.replicas,
+                study.seed + i,
+                BLOCK,
+            )
+        )
+        for i, rung in enumerate(study.rungs())
+    ]
+
+
+def sampled_order(study: Study, chains: Sequence[xr.Dataset] | None = None) -> xr.Dataset:
+    """The orders of a study's SDE by Monte Carlo, without its flow.
+
+    Args:
+        chains: from `sampled_chains`, where several SDEs are compared with one optimizer.
+    """
+    sdes, belongs = study.sdes()
+    ensembles = sampled_chains(study) if chains is None else chains
+    paths = [
+        run_job(
+            path_job(
+                sde,
+                study.start,
+                study.steps,
+                study.observables,
+                study.path_replicas or study.replicas,
+                study.substeps,
+                study.seed,
+                block_size=BLOCK,
+            )
+        )
+        for sde in sdes
+    ]
+    each = [weak_error(chain, paths[j]) for chain, j in zip(ensembles, belongs, strict=True)]
+    labels = {study.ladder.label_name: np.asarray([rung.label for rung in study.rungs()])}
+    return estimate_order(ladder(each, study.ladder.kind, claimed_order(study), **labels))
+
+
+class Routes:
+    """The routes, with the discrete sides of correct studies kept for all their faults."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, list[xr.Dataset]] = {}
+        self._sampled: dict[str, list[xr.Dataset]] = {}
+
+    def one_step(self, fault: Fault) -> Finding:
+        """By one-step moments at the start."""
+        return guarded(lambda: one_step_order(fault.study))
+
+    def exact(self, fault: Fault) -> Finding:
+        """By exact weak errors."""
+
+        def order() -> xr.Dataset:
+            if not fault.keeps_chain:
+                return certified_order(fault.study)
+            name = fault.correct.name
+            if name not in self._exact:
+                self._exact[name] = exact_chains(fault.correct)
+            return certified_order(fault.study, chains=self._exact[name])
+
+        return guarded(order)
+
+    def sampled(self, fault: Fault) -> Finding:
+        """By Monte Carlo."""
+
+        def order() -> xr.Dataset:
+            if not fault.keeps_chain:
+                return sampled_order(fault.study)
+            name = fault.correct.name
+            if name not in self._sampled:
+                self._sampled[name] = sampled_chains(fault.correct)
+            return sampled_order(fault.study, self._sampled[name])
+
+        return guarded(order)
+
+
+def unchanged(study: Study) -> Fault:
+    """A correct study in the form of a fault that changes nothing."""
+    return Fault(study.name, "nothing: the correct SDE", study)
