@@ -141,10 +141,10 @@ from sdeverify.sdes import (
 from sdeverify.sdes import (
     derive as derive,
 )
-from sdeverify.simulate import (
+from sdeverify.ensembles import (
     simulate as simulate,
 )
-from sdeverify.simulate import (
+from sdeverify.ensembles import (
     solve as solve,
 )
 from sdeverify.state import (
@@ -163,11 +163,11 @@ from sdeverify.study import (
     run as run,
 )
 from sdeverify.torch_svag import TorchSVAG as TorchSVAG
-from sdeverify.validity import validity as validity
-from sdeverify.verify import (
+from sdeverify.noise_dominance import validity as validity
+from sdeverify.answer import (
     verify as verify,
 )
-from sdeverify.warm_up import (
+from sdeverify.starting import (
     warm_up as warm_up,
 )
 

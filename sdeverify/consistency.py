@@ -75,7 +75,9 @@ def consistency(
 
 def fine_levels(optimizer: Optimizer) -> SvagLevels:
     """Levels whose steps are far below level 1's, and still well above rounding."""
-    return SvagLevels([2**i for i in (range(4, 9) if optimizer.refinement_power == 1 else range(2, 7))])
+    return SvagLevels(
+        [2**i for i in (range(4, 9) if optimizer.refinement_power == 1 else range(2, 7))]
+    )
 
 
 def _gaps(rung: Rung, sde: SDE, state: State, level1: float, order: int) -> xr.Dataset:

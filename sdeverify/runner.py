@@ -19,7 +19,7 @@ import xarray as xr
 from sdeverify.claims import Claims
 from sdeverify.errors import SdeverifyError
 from sdeverify.loading import Request, find_study
-from sdeverify.simulate import Job, run_job
+from sdeverify.ensembles import Job, run_job
 from sdeverify.study import assemble
 from sdeverify.worker import Prepared, Report, Work, one_thread, run_tasks
 

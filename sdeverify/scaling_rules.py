@@ -194,8 +194,14 @@ def rule_for(kind: type[Optimizer], rule: str | BatchRule) -> BatchRule:
         known = ", ".join(["auto", *_BY_NAME])
         raise InvalidInputError(f"there is no scaling rule '{rule}'; there are {known}.")
     if not issubclass(kind, found.fits):
-        fitting = ", ".join(n for n, r in _BY_NAME.items() if issubclass(kind, r.fits))
+        fitting = ", ".join(r.name for r in rules_for(kind))
         raise UnsupportedError(
             f"the rule '{found.name}' is none for {kind.name}; for it there are {fitting}."
         )
     return found
+
+
+def rules_for(kind: type[Optimizer]) -> list[BatchRule]:
+    """All rules for a kind of optimizer, the one that keeps its SDE first, then its rivals."""
+    fitting = [rule for rule in _BY_NAME.values() if issubclass(kind, rule.fits)]
+    return sorted(fitting, key=lambda rule: not issubclass(kind, rule.keeps_sde_of))

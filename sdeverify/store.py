@@ -30,7 +30,7 @@ from sdeverify.safe_files import reason, refused, replace_folder, scratch
 if TYPE_CHECKING:
     import xarray as xr
 
-    from sdeverify.simulate import BlockResult, Job
+    from sdeverify.ensembles import BlockResult, Job
 
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -146,7 +146,7 @@ class StoredJob:
 
     def load(self) -> dict[int, BlockResult]:
         """The blocks that are done and whole."""
-        from sdeverify.simulate import BlockResult
+        from sdeverify.ensembles import BlockResult
 
         results = {}
         for block in sorted(self.done()):

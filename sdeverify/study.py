@@ -20,7 +20,7 @@ from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.scalings import Ladder, Rung
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.simulate import Job, Sink, chain_job, path_job, run_job, versions
+from sdeverify.ensembles import Job, Sink, chain_job, path_job, run_job, versions
 from sdeverify.state import State
 
 

@@ -24,7 +24,7 @@ from sdeverify.errors import SdeverifyError
 from sdeverify.loading import Built, Request, explained
 from sdeverify.progress import replica_cost
 from sdeverify.rng import Block
-from sdeverify.simulate import Job
+from sdeverify.ensembles import Job
 from sdeverify.store import Store, StoredJob
 from sdeverify.study import campaign_jobs
 

@@ -23,7 +23,7 @@ from sdeverify.problems.problem import FunctionProblem
 from sdeverify.scaling_rules import LinearRule, MomentumRule, SquareRootRule, rule_for
 from sdeverify.scalings import svag
 from sdeverify.sdes.derive import derive
-from sdeverify.simulate import simulate
+from sdeverify.ensembles import simulate
 from sdeverify.state import State
 
 OPTIMIZERS = {

@@ -20,7 +20,7 @@ import xarray as xr
 from sdeverify.errors import StoreError
 from sdeverify.observables import Observable
 from sdeverify.rng import Block, blocks_of
-from sdeverify.simulate import BlockResult, Job, run_job
+from sdeverify.ensembles import BlockResult, Job, run_job
 from sdeverify.store import Store
 
 OBSERVABLES = [Observable(name, lambda state: torch.zeros(1)) for name in ("loss", "θ[0]")]

@@ -27,9 +27,9 @@ from sdeverify.scaling_limits import (
     scaled_requirement,
 )
 from sdeverify.sdes.derive import derive
-from sdeverify.simulate import iterate_states, solve
+from sdeverify.ensembles import iterate_states, solve
 from sdeverify.state import State
-from sdeverify.validity import signal_and_noise, validity
+from sdeverify.noise_dominance import signal_and_noise, validity
 
 THETA = torch.tensor([0.4, -1.1], dtype=torch.float64)
 ROWS = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

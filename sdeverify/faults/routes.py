@@ -12,9 +12,9 @@ from sdeverify.analysis import estimate_order, ladder, overall_verdict, weak_err
 from sdeverify.analysis.verdict import REFUTED
 from sdeverify.axes import STEP
 from sdeverify.certify import certified_order, exact_chains, one_step_order
+from sdeverify.ensembles import chain_job, path_job, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.faults.fault import Fault
-from sdeverify.simulate import chain_job, path_job, run_job
 from sdeverify.study import Study, claimed_order
 
 BLOCK = 8192

@@ -20,5 +20,7 @@ def box(law: Array, images: Array, weights: Array, width: float) -> tuple[float,
     """
     mean = float(np.sum(law * (images @ weights)))
     variance = float(np.sum(law * (np.square(images - mean) @ weights)))
+    if not math.isfinite(variance):
+        return float(images.min()), float(images.max())
     margin = width * math.sqrt(max(variance, 0.0))
     return max(mean - margin, float(images.min())), min(mean + margin, float(images.max()))

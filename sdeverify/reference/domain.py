@@ -12,7 +12,7 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
 
 FEWEST_POINTS = 8
-LONGEST_BOX = 1.5
+LONGEST_BOX = 1.0
 """Length, in periods, up to which a periodic coordinate of a chain is kept on the line."""
 
 
@@ -60,14 +60,15 @@ class Axis(ABC):
 class Periodic(Axis):
     """A coordinate on a circle, on which drift, noise, optimizer and observables have the period.
 
-    An SDE lives on a Fourier grid. A chain lives on the line above the circle, on a box that
+    An SDE lives on a Fourier grid. A chain first lives on the line above the circle, on a box that
     follows it from its start (where functions are far smoother than all around the circle), until
-    that box is longer than the circle; then on the Fourier grid.
+    that box is longer than the circle. Where this does not reach the wanted accuracy, it is
+    computed again on the Fourier grid alone, and the better of the two is kept.
 
     Args:
         points: number of points of the Fourier grid.
         length: the period.
-        box_points: number of points of the box on the line.
+        box_points: number of points of the box on the line; 0 for the Fourier grid alone.
         width: the box's half-width, as for `Moving`.
     """
 
@@ -84,13 +85,17 @@ class Periodic(Axis):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return self.points, self.box_points
+        return (self.points, self.box_points) if self.box_points else (self.points,)
+
+    def circle(self) -> Periodic:
+        """The axis on the Fourier grid alone."""
+        return replace(self, box_points=0)
 
     def grid(self, low: float, high: float) -> Grid:
         return FourierGrid(self.length, self.points)
 
     def chain_grid(self, low: float, high: float) -> Grid:
-        if high - low > LONGEST_BOX * self.length:
+        if self.box_points == 0 or high - low > LONGEST_BOX * self.length:
             return self.grid(low, high)
         return moving_grid(low, high, self.box_points)
 
@@ -98,7 +103,7 @@ class Periodic(Axis):
         return replace(
             self,
             points=fewer(self.points),
-            box_points=fewer(self.box_points),
+            box_points=fewer(self.box_points) if self.box_points else 0,
             width=0.9 * self.width,
         )
 

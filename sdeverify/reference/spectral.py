@@ -29,7 +29,7 @@ from sdeverify.reference.checks import (
     point_of,
     recorded_steps,
 )
-from sdeverify.reference.domain import fewer
+from sdeverify.reference.domain import Periodic, fewer
 from sdeverify.reference.evolution import Continuous
 from sdeverify.reference.frames import Coordinate, Coordinates
 from sdeverify.reference.grids import Array
@@ -40,6 +40,8 @@ from sdeverify.state import State
 SAFETY = 2.0
 TOLERANCES = {1: 1e-13, 2: 1e-11, 3: 1e-9}
 """Of the SDE's time integration, by dimension."""
+WANTED = {1: 1e-13, 2: 1e-9, 3: 1e-7}
+"""Difference of the two grids, by dimension, above which a chain is computed on the circle too."""
 SHARE = 0.01
 """Largest bound, as a share of a weak error, at which it counts as resolved."""
 
@@ -115,11 +117,17 @@ def exact_discrete(
     own = [optimizer.own_step(point.step + s) for s in recorded]
     Chain(optimizer, oracle, coordinates).check_reach(own[0], point)
 
-    def run(noisy: Any, axes: Coordinates) -> Array:
-        return chain_expectations(optimizer, noisy, point, own, observables, axes)
+    def run(axes: Coordinates) -> tuple[Array, Array]:
+        fewer_nodes = with_fewer_nodes(oracle)
+        fine = chain_expectations(optimizer, oracle, point, own, observables, axes)
+        rough = chain_expectations(optimizer, fewer_nodes, point, own, observables, coarser(axes))
+        return fine, rough
 
-    fine = run(oracle, coordinates)
-    rough = run(with_fewer_nodes(oracle), coarser(coordinates))
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine, rough = run(coordinates)
+        other = on_the_circle(coordinates)
+        if other != coordinates and not gap(fine, rough) <= WANTED[len(coordinates)]:
+            fine, rough = min((fine, rough), run(other), key=lambda pair: gap(*pair))
     growth = np.array([k - own[0] for k in own], dtype=np.float64)
     clock = optimizer.time_per_step * optimizer.refinement
     attrs = {
@@ -174,6 +182,20 @@ def exact_continuous(
 def coarser(coordinates: Coordinates) -> Coordinates:
     """The coordinates of the comparison."""
     return tuple(Coordinate(c.component, c.index, c.axis.coarser()) for c in coordinates)
+
+
+def on_the_circle(coordinates: Coordinates) -> Coordinates:
+    """The coordinates with periodic ones on the Fourier grid alone."""
+    return tuple(
+        Coordinate(c.component, c.index, c.axis.circle()) if isinstance(c.axis, Periodic) else c
+        for c in coordinates
+    )
+
+
+def gap(fine: Array, rough: Array) -> float:
+    """The largest difference, infinite where something is not finite."""
+    difference = float(np.abs(fine - rough).max())
+    return difference if np.isfinite(difference) else np.inf
 
 
 def with_fewer_nodes(thing: Any) -> Any:

@@ -10,8 +10,8 @@ from sdeverify.oracle import GradientOracle
 from sdeverify.problems.library import torus_problem
 from sdeverify.problems.problem import Problem
 from sdeverify.shapes import Tensor
+from sdeverify.starting import warm_up
 from sdeverify.state import State
-from sdeverify.warm_up import warm_up
 
 WARM_UP = 12
 

@@ -26,7 +26,7 @@ from sdeverify.reference.linear_quadratic import (
 )
 from sdeverify.reference.quadratic import Quadratic
 from sdeverify.sdes import GradientSDE, derive
-from sdeverify.simulate import solve
+from sdeverify.ensembles import solve
 from sdeverify.state import State
 
 DIM = 3

@@ -20,7 +20,7 @@ from sdeverify.reference.linear_moments import Moments
 from sdeverify.reference.linear_quadratic import momentum_sde_moments, sgd_sde_moments
 from sdeverify.reference.linear_quadratic_chains import momentum_chain_moments, sgd_chain_moments
 from sdeverify.reference.quadratic import Quadratic
-from sdeverify.simulate import simulate
+from sdeverify.ensembles import simulate
 from sdeverify.state import State
 
 HESSIAN = np.array([[1.2, 0.3], [0.3, 0.7]])

@@ -7,7 +7,7 @@ from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.start import floor_u
 from sdeverify.oracle import GradientOracle
 from sdeverify.shapes import Float, Tensor
-from sdeverify.simulate import iterate_states
+from sdeverify.ensembles import iterate_states
 from sdeverify.state import State
 
 

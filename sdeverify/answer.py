@@ -23,8 +23,12 @@ from sdeverify.optimizers.start import start_from_torch
 from sdeverify.oracle import GradientOracle
 from sdeverify.problems.module import ModuleProblem, problem_from_module
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.simulate import simulate, solve
+from sdeverify.ensembles import simulate, solve
 from sdeverify.state import State
+
+
+SMALL_SIGNAL = 0.1
+"""Below this share of the noise trace, the squared gradient counts as dominated."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,22 @@ class Answer:
             "step. Flow error: the same without the SDE's noise. One step size gives a distance, "
             "not an order: use a Study with SvagLevels for a verdict on the SDE."
         )
-        return "\n".join([head, "", *rows, "", notes])
+        return "\n".join([head, "", *rows, "", notes, *self._dominance()])
+
+    def _dominance(self) -> list[str]:
+        """For SDEs that drop the signal: how far the run is from noise dominance."""
+        if "signal" not in self.sde.constants or self.sde.constants["signal"] != 0:
+            return []
+        variance = self.sde.oracle.scale**2 * self.noise.noise_trace
+        ratio = self.noise.squared_gradient_norm / variance
+        meaning = "so it may be far from the run; keep_signal=True keeps it"
+        if ratio < SMALL_SIGNAL:
+            meaning = "which is what the SDE assumes"
+        return [
+            "",
+            f"This SDE drops the signal beside the noise. At the start |grad f|^2 is {ratio:.2g} "
+            f"times the batch's noise trace, {meaning}.",
+        ]
 
     def _spread(self) -> NDArray[np.float64]:
         count = float(self.chain["block_count"].sum())
@@ -95,6 +114,7 @@ def verify(
     subsample: int | None = None,
     observables: Sequence[Observable] | None = None,
     replacement: bool = True,
+    keep_signal: bool = False,
     schedule: Any = None,
     step: int | None = None,
     seed: int = 0,
@@ -117,6 +137,8 @@ def verify(
             targets are classes.
 
         replacement: whether batches are drawn with replacement.
+        keep_signal: for RMSprop and Adam, the form of the SDE that keeps (grad f)^2 in du; it is
+            solved with all samples.
         schedule, step: the learning-rate schedule and the present step, as for
             `optimizer_from_torch` and `start_from_torch`.
         progress: called with the number of replicas after each block.
@@ -130,7 +152,7 @@ def verify(
     start = start_from_torch(
         torch_optimizer, problem, oracle, optimizer, schedule=schedule, step=step
     )
-    sde = derive(optimizer, oracle)
+    sde = derive(optimizer, oracle, **({"keep_signal": True} if keep_signal else {}))
     flow = GradientFlow.without_noise(sde)
     seen = list(observables) if observables is not None else _default_observables(problem)
     if subsample is None:
@@ -150,7 +172,8 @@ def verify(
 def default_subsample(sde: GradientSDE, batch_size: int, substeps: int) -> int:
     """Twice the batch, where a subset that size is allowed and saves work; else 0 (all samples)."""
     size = max(2, 2 * batch_size)
-    too_noisy = sde.intensity**2 < sde.time_per_level1_step / substeps / size
+    keeps = bool(sde.constants.get("signal"))
+    too_noisy = keeps or sde.intensity**2 < sde.time_per_level1_step / substeps / size
     return 0 if too_noisy or 2 * size >= sde.oracle.problem.samples else size
 
 

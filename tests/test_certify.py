@@ -1,0 +1,65 @@
+"""Order certificates: whole ladders by the exact route."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sdeverify import overall_verdict
+from sdeverify.certify import certified_order, certify, default_domain
+from sdeverify.faults import correct_studies
+from sdeverify.reference.domain import Moving, Periodic
+
+CORRECT = correct_studies()
+QUICK = ["sgd", "sgd-rates", "sgd-decay", "sgd-second", "rmsprop"]
+SLOW = [name for name in CORRECT if name not in QUICK]
+
+
+def assert_certified(order: xr.Dataset, claimed: float) -> None:
+    verdict = overall_verdict(order)
+    assert verdict.verdict == "supported", str(verdict)
+    assert verdict.refuted == 0
+    supported = order["order"].values[order["verdict"].values == "supported"]
+    assert np.abs(supported - claimed).min() < 0.02
+    assert order.attrs["claimed_order"] == claimed
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_claimed_order_is_certified(name: str) -> None:
+    assert_certified(certified_order(CORRECT[name]), 2.0 if name == "sgd-second" else 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_the_claimed_order_is_certified_for_larger_state_spaces(name: str) -> None:
+    assert_certified(certified_order(CORRECT[name]), 1.0)
+
+
+def test_a_certificate_has_the_groups_of_a_measured_study() -> None:
+    seen: list[str] = []
+    tree = certify(CORRECT["sgd"], progress=lambda name, count: seen.append(name))
+    assert set(tree.children) >= {"errors", "order", "flow_errors", "flow_order", "path_0"}
+    assert seen == ["path_0", "flow_0", "chain_0", "chain_1", "chain_2", "chain_3"]
+    errors = tree["errors"].to_dataset()
+    assert not errors["standard_error"].any()
+    assert bool((errors["bound"] >= 0).all())
+    assert list(errors["level"].values) == [1, 2, 4, 8]
+    assert "first-order" in json.loads(tree.attrs["description"])["name"]
+    assert tree.attrs["route"] == "exact"
+    assert overall_verdict(tree["order"].to_dataset()).verdict == "supported"
+
+
+def test_gradient_flow_has_order_one_along_rates_and_none_along_levels() -> None:
+    flow = certify(CORRECT["sgd-rates"])["flow_order"].to_dataset()
+    assert overall_verdict(flow).verdict == "supported"
+    flow = certify(CORRECT["sgd"])["flow_order"].to_dataset()
+    assert overall_verdict(flow).verdict == "refuted"
+
+
+def test_an_angle_is_periodic_and_weight_decay_puts_it_on_the_line() -> None:
+    assert isinstance(default_domain(CORRECT["sgd"])["theta"][0], Periodic)
+    assert isinstance(default_domain(CORRECT["sgd-decay"])["theta"][0], Moving)
+    assert len(list(default_domain(CORRECT["sgd-torus"])["theta"])) == 2
