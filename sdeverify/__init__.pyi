@@ -24,6 +24,9 @@ from sdeverify.analysis.extrapolation import (
 from sdeverify.analysis.extrapolation import (
     extrapolate_levels as extrapolate_levels,
 )
+from sdeverify.answer import (
+    verify as verify,
+)
 from sdeverify.batch_scaling import (
     largest_kappa as largest_kappa,
 )
@@ -35,6 +38,12 @@ from sdeverify.batch_scaling import (
 )
 from sdeverify.batch_scaling import (
     scale_state as scale_state,
+)
+from sdeverify.ensembles import (
+    simulate as simulate,
+)
+from sdeverify.ensembles import (
+    solve as solve,
 )
 from sdeverify.errors import (
     InconclusiveError as InconclusiveError,
@@ -50,6 +59,9 @@ from sdeverify.errors import (
 )
 from sdeverify.errors import (
     UnsupportedError as UnsupportedError,
+)
+from sdeverify.gradient_noise import (
+    noise_statistics as noise_statistics,
 )
 from sdeverify.noise import (
     AmplifiedNoise as AmplifiedNoise,
@@ -69,9 +81,7 @@ from sdeverify.noise import (
 from sdeverify.noise import (
     ShuffledEpochs as ShuffledEpochs,
 )
-from sdeverify.noise_statistics import (
-    noise_statistics as noise_statistics,
-)
+from sdeverify.noise_dominance import validity as validity
 from sdeverify.observables import (
     Observable as Observable,
 )
@@ -141,11 +151,8 @@ from sdeverify.sdes import (
 from sdeverify.sdes import (
     derive as derive,
 )
-from sdeverify.ensembles import (
-    simulate as simulate,
-)
-from sdeverify.ensembles import (
-    solve as solve,
+from sdeverify.starting import (
+    warm_up as warm_up,
 )
 from sdeverify.state import (
     State as State,
@@ -163,12 +170,5 @@ from sdeverify.study import (
     run as run,
 )
 from sdeverify.torch_svag import TorchSVAG as TorchSVAG
-from sdeverify.noise_dominance import validity as validity
-from sdeverify.answer import (
-    verify as verify,
-)
-from sdeverify.starting import (
-    warm_up as warm_up,
-)
 
 __version__: str

@@ -14,18 +14,17 @@ from torch import nn
 
 from sdeverify import measures
 from sdeverify.analysis import weak_error
+from sdeverify.ensembles import simulate, solve
 from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.gradient_noise import NoiseStatistics, noise_statistics
 from sdeverify.noise.minibatch import MinibatchNoise
-from sdeverify.noise_statistics import NoiseStatistics, noise_statistics
 from sdeverify.observables import Observable
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.start import start_from_torch
 from sdeverify.oracle import GradientOracle
 from sdeverify.problems.module import ModuleProblem, problem_from_module
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.ensembles import simulate, solve
 from sdeverify.state import State
-
 
 SMALL_SIGNAL = 0.1
 """Below this share of the noise trace, the squared gradient counts as dominated."""
@@ -152,7 +151,8 @@ def verify(
     start = start_from_torch(
         torch_optimizer, problem, oracle, optimizer, schedule=schedule, step=step
     )
-    sde = derive(optimizer, oracle, **({"keep_signal": True} if keep_signal else {}))
+    options: dict[str, Any] = {"keep_signal": True} if keep_signal else {}
+    sde = derive(optimizer, oracle, **options)
     flow = GradientFlow.without_noise(sde)
     seen = list(observables) if observables is not None else _default_observables(problem)
     if subsample is None:

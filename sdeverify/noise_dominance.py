@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sdeverify.batch_scaling import largest_kappa
 from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.gradient_noise import NoiseStatistics, noise_statistics
 from sdeverify.noise.minibatch import MinibatchNoise
-from sdeverify.noise_statistics import NoiseStatistics, noise_statistics
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.sgd import SGD
 from sdeverify.oracle import GradientOracle

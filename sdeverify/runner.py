@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol
 import xarray as xr
 
 from sdeverify.claims import Claims
+from sdeverify.ensembles import Job, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.loading import Request, find_study
-from sdeverify.ensembles import Job, run_job
 from sdeverify.study import assemble
 from sdeverify.worker import Prepared, Report, Work, one_thread, run_tasks
 

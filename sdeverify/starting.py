@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from sdeverify.ensembles import iterate_states
 from sdeverify.errors import InvalidInputError
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.start import floor_u
 from sdeverify.oracle import GradientOracle
 from sdeverify.shapes import Float, Tensor
-from sdeverify.ensembles import iterate_states
 from sdeverify.state import State
 
 

@@ -13,14 +13,14 @@ import xarray as xr
 
 from sdeverify.analysis import estimate_order, ladder, weak_error
 from sdeverify.analysis.confirmation import confirm
+from sdeverify.ensembles import Job, Sink, chain_job, path_job, run_job, versions
 from sdeverify.errors import InvalidInputError
-from sdeverify.noise_statistics import noise_statistics
+from sdeverify.gradient_noise import noise_statistics
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.scalings import Ladder, Rung
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.ensembles import Job, Sink, chain_job, path_job, run_job, versions
 from sdeverify.state import State
 
 

@@ -20,11 +20,11 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from sdeverify.claims import Claims
+from sdeverify.ensembles import Job
 from sdeverify.errors import SdeverifyError
 from sdeverify.loading import Built, Request, explained
 from sdeverify.progress import replica_cost
 from sdeverify.rng import Block
-from sdeverify.ensembles import Job
 from sdeverify.store import Store, StoredJob
 from sdeverify.study import campaign_jobs
 

@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import StepLR
 
 from sdeverify.batch_scaling import largest_kappa, scale, scale_batch, scale_state
+from sdeverify.ensembles import simulate
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.measures import coordinate
 from sdeverify.noise.gaussian import GaussianNoise
@@ -23,7 +24,6 @@ from sdeverify.problems.problem import FunctionProblem
 from sdeverify.scaling_rules import LinearRule, MomentumRule, SquareRootRule, rule_for
 from sdeverify.scalings import svag
 from sdeverify.sdes.derive import derive
-from sdeverify.ensembles import simulate
 from sdeverify.state import State
 
 OPTIMIZERS = {

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from sdeverify.errors import InvalidInputError
+from sdeverify.gradient_noise import noise_statistics
 from sdeverify.noise.minibatch import MinibatchNoise
-from sdeverify.noise_statistics import noise_statistics
 from sdeverify.oracle import GradientOracle
 from sdeverify.problems.library import circle_problem, torus_problem
 from sdeverify.problems.problem import FunctionProblem

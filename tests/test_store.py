@@ -17,10 +17,10 @@ import pytest
 import torch
 import xarray as xr
 
+from sdeverify.ensembles import BlockResult, Job, run_job
 from sdeverify.errors import StoreError
 from sdeverify.observables import Observable
 from sdeverify.rng import Block, blocks_of
-from sdeverify.ensembles import BlockResult, Job, run_job
 from sdeverify.store import Store
 
 OBSERVABLES = [Observable(name, lambda state: torch.zeros(1)) for name in ("loss", "θ[0]")]

@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
+from sdeverify.ensembles import iterate_states, solve
 from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.gradient_noise import noise_statistics
 from sdeverify.measures import noise_trace, squared_parameter_norm
 from sdeverify.noise.minibatch import MinibatchNoise, ShuffledEpochs
-from sdeverify.noise_statistics import noise_statistics
+from sdeverify.noise_dominance import signal_and_noise, validity
 from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
@@ -27,9 +29,7 @@ from sdeverify.scaling_limits import (
     scaled_requirement,
 )
 from sdeverify.sdes.derive import derive
-from sdeverify.ensembles import iterate_states, solve
 from sdeverify.state import State
-from sdeverify.noise_dominance import signal_and_noise, validity
 
 THETA = torch.tensor([0.4, -1.1], dtype=torch.float64)
 ROWS = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

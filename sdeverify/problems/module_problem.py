@@ -168,9 +168,8 @@ class ModuleProblem(Problem):
         targets, outputs = self.data.data.targets, self.outputs(theta)
         if targets.is_floating_point() or targets.dim() != 1 or outputs.dim() != 3:
             raise UnsupportedError(
-                "accuracy needs one class index a sample as target and outputs (sample, class); "
-                f"got targets {tuple(targets.shape)}, {targets.dtype}, and outputs "
-                f"{tuple(outputs.shape[1:])}. Use the loss as observable instead."
+                "accuracy needs one class index a sample and outputs (sample, class); got targets "
+                f"{targets.dtype}, {tuple(targets.shape)}, outputs {tuple(outputs.shape[1:])}."
             )
         return (outputs.argmax(-1) == targets).to(self.dtype).mean(-1)
 

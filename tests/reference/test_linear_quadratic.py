@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from sdeverify.ensembles import solve
 from sdeverify.errors import InconclusiveError, InvalidInputError
 from sdeverify.noise import GaussianNoise
 from sdeverify.observables import Observable
@@ -26,7 +27,6 @@ from sdeverify.reference.linear_quadratic import (
 )
 from sdeverify.reference.quadratic import Quadratic
 from sdeverify.sdes import GradientSDE, derive
-from sdeverify.ensembles import solve
 from sdeverify.state import State
 
 DIM = 3

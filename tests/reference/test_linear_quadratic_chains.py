@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from sdeverify.ensembles import simulate
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise import GaussianNoise
 from sdeverify.observables import Observable
@@ -20,7 +21,6 @@ from sdeverify.reference.linear_moments import Moments
 from sdeverify.reference.linear_quadratic import momentum_sde_moments, sgd_sde_moments
 from sdeverify.reference.linear_quadratic_chains import momentum_chain_moments, sgd_chain_moments
 from sdeverify.reference.quadratic import Quadratic
-from sdeverify.ensembles import simulate
 from sdeverify.state import State
 
 HESSIAN = np.array([[1.2, 0.3], [0.3, 0.7]])
