@@ -124,7 +124,7 @@ def half_way(study: Path, store: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 180) -> None:
     limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit, "waited in vain"
@@ -163,11 +163,11 @@ def test_a_run_killed_half_way_goes_on_to_the_same_results_without_the_finished_
 def test_control_c_ends_the_workers_and_says_how_to_go_on(study: Path, tmp_path: Path) -> None:
     with half_way(study, tmp_path) as process:
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
-    wait_until(lambda: group_has_ended(process.pid), 5)
+    wait_until(lambda: group_has_ended(process.pid), 30)
     assert not (tmp_path / "results.zarr").exists()
 
 
@@ -181,7 +181,7 @@ def test_a_worker_ends_when_its_parent_does(study: Path, tmp_path: Path) -> None
     assert worker.poll() is None
     assert worker.stdin is not None
     worker.stdin.close()
-    assert worker.wait(30) == 3
+    assert worker.wait(60) == 3
 
 
 def unheard(name: str, replicas: int) -> None:

@@ -1,4 +1,4 @@
-"""The conformance kit on our own plug-ins, which are tested because they exist, and on wrong ones."""
+"""The conformance kit: our own plug-ins, tested because they exist, and wrong ones."""
 
 from __future__ import annotations
 

@@ -114,10 +114,7 @@ class ModuleProblem(Problem):
         return self._moments.name
 
     def slices_of(self, parameters: Iterable[nn.Parameter]) -> list[slice]:
-        """The part of theta of each live parameter of the net, found by identity.
-
-        A frozen parameter of the net gets the empty slice.
-        """
+        """The part of theta of each live parameter, by identity; a frozen one's is empty."""
         return self.model.layout.slices_of(parameters)
 
     def to(

@@ -1,0 +1,120 @@
+"""The table of planted faults: what each route finds.
+
+    python studies/refutation/run.py                    # all routes, about half an hour
+    python studies/refutation/run.py --routes one_step  # half a minute
+    python studies/refutation/run.py --only sgd second  # names that start so
+
+Findings are kept in studies/refutation/findings.json and only computed where they are missing;
+docs/refutation.md is written from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdeverify.faults import Fault, catalogue, correct_studies
+from sdeverify.faults.routes import Routes, unchanged
+
+HERE = Path(__file__).parent
+KEPT = HERE / "findings.json"
+PAGE = HERE.parents[1] / "docs" / "refutation.md"
+ROUTES = {
+    "one_step": "one-step moments",
+    "exact": "exact weak errors",
+    "sampled": "Monte Carlo",
+}
+INTRODUCTION = """# What is refuted
+
+A verification tool is worth what it refutes. Below, every correct study and every planted fault of
+`sdeverify.faults.catalogue()` is put through three routes:
+
+- **one-step moments** (`consistency`): the moments of one optimizer step, summed over the oracle's
+  atoms, against the coded drift and diffusion, while the step shrinks. No sampling, no grid.
+- **exact weak errors** (`certify`): both expectations on spectral grids, no sampling.
+- **Monte Carlo**: the weak error from {replicas} replicas on each side, as on real problems.
+
+Each cell has the verdict on the claimed order, and the local slope of log |error| at the two finest
+steps, of the observable (or moment) that decided: 0 for an error that does not vanish, 1 or 2 for
+the order. "refused" means that the route does not accept the study, with an error that says why;
+"-" was not computed. *Inconclusive* by Monte Carlo is an honest answer: the error is too small for
+the replicas, or the rungs too few. All studies go along SVAG levels but "second ..." and
+"... along learning rates", which go along learning rates.
+
+This page is made by `python studies/refutation/run.py`.
+"""
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    correct = [unchanged(study) for study in correct_studies().values()]
+    faults = catalogue()
+    kept: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    routes = Routes()
+    for route in arguments.routes:
+        for fault in [*correct, *faults]:
+            row = kept.setdefault(fault.name, {})
+            chosen = not arguments.only or fault.name.startswith(tuple(arguments.only))
+            if not chosen or (route in row and not arguments.again):
+                continue
+            row[route] = asdict(getattr(routes, route)(fault))
+            print(f"{fault.name:32s} {ROUTES[route]:20s} {row[route]['verdict']}", flush=True)
+            KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(correct, faults, kept))
+
+
+def page(correct: list[Fault], faults: list[Fault], kept: dict[str, dict[str, Any]]) -> str:
+    """The page in Markdown."""
+    replicas = f"{correct[0].correct.replicas:,}"
+    parts = [INTRODUCTION.format(replicas=replicas), "## Correct SDEs\n"]
+    parts += [*table(correct, kept, lambda fault: fault.correct.title), ""]
+    parts += [f"## {len(faults)} planted faults\n", *table(faults, kept, lambda fault: fault.what)]
+    counts = {
+        route: [kept.get(f.name, {}).get(route, {}).get("verdict", "-") for f in faults]
+        for route in ROUTES
+    }
+    parts.append("")
+    for route, verdicts in counts.items():
+        done = [v for v in verdicts if v != "-"]
+        rejected = sum(v in ("refuted", "refused") for v in done)
+        parts.append(f"- {ROUTES[route]}: {rejected} of {len(done)} faults are rejected")
+    return "\n".join(parts) + "\n"
+
+
+def table(faults: list[Fault], kept: dict[str, dict[str, Any]], what: Any) -> list[str]:
+    """A Markdown table, one fault a row."""
+    lines = [
+        f"| study | what | {' | '.join(ROUTES.values())} |",
+        "|---|---|" + "---|" * len(ROUTES),
+    ]
+    for fault in faults:
+        cells = [cell(kept.get(fault.name, {}).get(route)) for route in ROUTES]
+        lines.append(f"| {fault.name} | {what(fault)} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(found: dict[str, Any] | None) -> str:
+    """A verdict with its slope."""
+    if found is None:
+        return "-"
+    slope = found["slope"]
+    known = isinstance(slope, float) and slope == slope
+    return found["verdict"] + (f", {slope:.2f}".replace("-0.00", "0.00") if known else "")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The table of planted faults.")
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES))
+    parser.add_argument("--only", nargs="*", default=[], help="names that start so")
+    parser.add_argument("--again", action="store_true", help="compute what is there already, too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
