@@ -17,7 +17,7 @@ from sdeverify.analysis.reach import chain_distance, judge, reach
 from sdeverify.axes import OBSERVABLE, STEP
 from sdeverify.batch_scaling import largest_kappa, scale, scale_batch, scale_state
 from sdeverify.ensembles import BLOCK_SIZE, Job, chain_job, run_job
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
@@ -72,7 +72,8 @@ def scaling_experiment(
         progress: called with each run's name before its work.
 
     Returns:
-        - over (rule, kappa, step, observable): `mean`, `distance`, `standard_error`;
+        - over (rule, kappa, step, observable): `mean`, `distance`, `standard_error`
+          (NaN where the scaled run diverged; its `max_distance` is infinite);
         - over (step, observable), the run: `reference_mean`, `reference_standard_error`,
           `reference_spread`; over (observable) `allowed`, the tolerance in the observable's units;
         - over (rule, kappa, observable): `max_distance` over time with `_low`, `_high`, and
@@ -88,7 +89,7 @@ def scaling_experiment(
             number or larger than the data, kappa (1 - beta) > 1 for a rule (each rule is listed
             with its largest kappa), or steps that some kappa does not visit.
         UnsupportedError: a rule that is none for this optimizer.
-        SdeverifyError: a run diverged.
+        SdeverifyError: the run itself diverged.
     """
     factors = _checked_factors(kappas, tolerance, yardstick)
     chosen = _chosen(optimizer, rules)
@@ -114,6 +115,7 @@ def scaling_experiment(
                 **common,
             )
     reference, *scaled = _computed(jobs, progress)
+    assert reference is not None
     ds = _measured(reference, scaled, chosen, factors, confidence)
     ds = ds.merge(_judged(ds, tolerance, yardstick))
     kind = type(optimizer)
@@ -131,18 +133,26 @@ def scaling_experiment(
     )
 
 
-def _computed(jobs: dict[str, Job], progress: Callable[[str], None] | None) -> list[xr.Dataset]:
-    found = []
+def _computed(
+    jobs: dict[str, Job], progress: Callable[[str], None] | None
+) -> list[xr.Dataset | None]:
+    """The ensembles, the run first; None for a scaled run that diverged, which is a finding."""
+    found: list[xr.Dataset | None] = []
     for name, job in jobs.items():
         if progress is not None:
             progress(name)
-        found.append(run_job(job))
+        try:
+            found.append(run_job(job))
+        except SdeverifyError as error:
+            if not found or isinstance(error, InvalidInputError):
+                raise
+            found.append(None)
     return found
 
 
 def _measured(
     reference: xr.Dataset,
-    scaled: Sequence[xr.Dataset],
+    scaled: Sequence[xr.Dataset | None],
     rules: Sequence[BatchRule],
     kappas: Sequence[float],
     confidence: float,
@@ -150,6 +160,8 @@ def _measured(
     """Means and distances, a row for each rule and a column for each kappa."""
     parts = [
         chain_distance(ds, reference, confidence).assign(mean=ds["mean"].reset_coords(drop=True))
+        if ds is not None
+        else _nowhere(reference)
         for ds in scaled
     ]
     rows = [
@@ -164,6 +176,16 @@ def _measured(
         reference_spread=reference["standard_error"] * math.sqrt(n),
     ).assign_coords(
         rule=np.array([rule.name for rule in rules], dtype=object), kappa=np.asarray(kappas)
+    )
+
+
+def _nowhere(reference: xr.Dataset) -> xr.Dataset:
+    """The distance of a run that diverged: infinite."""
+    gone = xr.full_like(reference["mean"].reset_coords(drop=True), np.nan)
+    far = xr.full_like(gone.isel({STEP: 0}, drop=True), np.inf)
+    names = ("max_distance", "max_distance_low", "max_distance_high")
+    return xr.Dataset(
+        {**dict.fromkeys(("distance", "standard_error", "mean"), gone), **dict.fromkeys(names, far)}
     )
 
 

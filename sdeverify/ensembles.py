@@ -6,7 +6,8 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdeverify.errors import InvalidInputError, SdeverifyError
-from sdeverify.moments import Moments, block_moments, cross_block_moments
+from sdeverify.moments import BlockResult, block_moments, cross_block_moments
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
@@ -30,13 +31,6 @@ from sdeverify.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
 
 BLOCK_SIZE = 128
-
-
-class BlockResult(NamedTuple):
-    """One block's moments, and its replicas' values where they are kept."""
-
-    moments: Moments
-    values: NDArray[np.float64] | None
 
 
 class Sink(Protocol):
@@ -364,6 +358,7 @@ def _provenance(
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     from importlib.metadata import PackageNotFoundError, version

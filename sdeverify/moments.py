@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,13 @@ class Moments:
     def covariance_of_the_mean(self) -> Array:
         """The (co)variance of the mean, `C / (n (n - 1))`; NaN for a single replica."""
         return variance_of_the_mean(self.comoment, self.count)
+
+
+class BlockResult(NamedTuple):
+    """One block's moments, and its replicas' values where they are kept."""
+
+    moments: Moments
+    values: NDArray[np.float64] | None
 
 
 def block_moments(values: Any) -> Moments:

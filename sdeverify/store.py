@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from sdeverify.errors import StoreError
 from sdeverify.job_layout import NUMBERS, JobLayout
-from sdeverify.moments import Moments
+from sdeverify.moments import BlockResult, Moments
 from sdeverify.safe_files import reason, refused, replace_folder, scratch
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from sdeverify.ensembles import BlockResult, Job
+    from sdeverify.ensembles import Job
 
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -146,8 +146,6 @@ class StoredJob:
 
     def load(self) -> dict[int, BlockResult]:
         """The blocks that are done and whole."""
-        from sdeverify.ensembles import BlockResult
-
         results = {}
         for block in sorted(self.done()):
             rows = self._whole(self._position[block])

@@ -17,8 +17,9 @@ import pytest
 import torch
 import xarray as xr
 
-from sdeverify.ensembles import BlockResult, Job, run_job
+from sdeverify.ensembles import Job, run_job
 from sdeverify.errors import StoreError
+from sdeverify.moments import BlockResult
 from sdeverify.observables import Observable
 from sdeverify.rng import Block, blocks_of
 from sdeverify.store import Store

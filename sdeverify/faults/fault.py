@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -136,8 +136,7 @@ class WrongLevels(Ladder):
         ]
 
 
-@dataclass(frozen=True)
-class Planted:
+def planted(correct: Study, change: Change | None = None, fixed: bool = False) -> type[GradientSDE]:
     """What a study takes as `sde`: the correct SDE of each rung, changed.
 
     Args:
@@ -146,16 +145,15 @@ class Planted:
         fixed: whether all rungs have the SDE of level 1.
     """
 
-    correct: Study
-    change: Change | None = None
-    fixed: bool = False
+    class Planted(Modified):
+        @classmethod
+        def of(cls, optimizer: Any, oracle: GradientOracle, **options: Any) -> Any:
+            if fixed:
+                optimizer, oracle = correct.optimizer, correct.oracle
+            sde = derive(optimizer, oracle, correct.sde, **options)
+            return sde if change is None else change(sde, optimizer, oracle)
 
-    def of(self, optimizer: Optimizer, oracle: GradientOracle, **options: Any) -> GradientSDE:
-        """The wrong SDE of a rung."""
-        if self.fixed:
-            optimizer, oracle = self.correct.optimizer, self.correct.oracle
-        sde = derive(optimizer, oracle, self.correct.sde, **options)
-        return sde if self.change is None else self.change(sde, optimizer, oracle)
+    return Planted
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,6 @@ class Fault:
         if self.levels is not None:
             assert isinstance(ladder, SvagLevels)
             ladder = WrongLevels(ladder.levels, self.levels)
-        planted = Planted(base, self.sde, fixed=self.levels is not None)
         return replace(
             base,
             name=self.name,
@@ -201,7 +198,7 @@ class Fault:
             optimizer=base.optimizer if self.optimizer is None else self.optimizer(base.optimizer),
             start=base.start if self.start is None else self.start(base.start),
             ladder=ladder,
-            sde=cast("type[GradientSDE]", planted),
+            sde=planted(base, self.sde, fixed=self.levels is not None),
         )
 
 

@@ -46,18 +46,18 @@ class Finding:
         return self.verdict in (REFUTED, REFUSED)
 
 
-def finding(order: xr.Dataset) -> Finding:
+def finding(orders: xr.Dataset) -> Finding:
     """The overall verdict of an order dataset, and the fit that decided it."""
-    verdict = overall_verdict(order)
-    fits = order.stack(fit=("observable", STEP))
+    verdict = overall_verdict(orders)
+    fits = orders.stack(fit=("observable", STEP))
     same = np.flatnonzero(fits["verdict"].values == verdict.verdict)
     p_value = "refutation_p_value" if verdict.verdict == REFUTED else "support_p_value"
     rank = fits[p_value].values[same] + 1e-9 * fits["order_high"].values[same]
     i = int(same[np.argmin(rank)]) if same.size else 0
     one = fits.isel(fit=i)
     slope = float(one["local_slope"].values[-1])
-    found = (float(one[n]) for n in ("order", "order_low", "order_high"))
-    return Finding(verdict.verdict, slope, *found, verdict.text)
+    order, low, high = (float(one[n]) for n in ("order", "order_low", "order_high"))
+    return Finding(verdict.verdict, slope, order, low, high, verdict.text)
 
 
 def guarded(route: Callable[[], xr.Dataset]) -> Finding:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,16 @@ def main() -> None:
             chosen = not arguments.only or fault.name.startswith(tuple(arguments.only))
             if not chosen or (route in row and not arguments.again):
                 continue
-            row[route] = asdict(getattr(routes, route)(fault))
+            row[route] = plain(asdict(getattr(routes, route)(fault)))
             print(f"{fault.name:32s} {ROUTES[route]:20s} {row[route]['verdict']}", flush=True)
             KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(page(correct, faults, kept))
+
+
+def plain(found: dict[str, Any]) -> dict[str, Any]:
+    """Rounded numbers, None where there is none, so that the file is plain JSON."""
+    rounded = {n: float(f"{v:.4g}") if isinstance(v, float) else v for n, v in found.items()}
+    return {n: None if isinstance(v, float) and not isfinite(v) else v for n, v in rounded.items()}
 
 
 def page(correct: list[Fault], faults: list[Fault], kept: dict[str, dict[str, Any]]) -> str:
@@ -104,8 +111,8 @@ def cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
     slope = found["slope"]
-    known = isinstance(slope, float) and slope == slope
-    return found["verdict"] + (f", {slope:.2f}".replace("-0.00", "0.00") if known else "")
+    shown = "" if slope is None else f", {slope:.2f}".replace("-0.00", "0.00")
+    return found["verdict"] + shown
 
 
 def _arguments() -> argparse.Namespace:
