@@ -1,5 +1,6 @@
 from sdeverify import measures as measures
 from sdeverify import sdes as sdes
+from sdeverify import testing as testing
 from sdeverify.analysis import (
     estimate_order as estimate_order,
 )
@@ -39,6 +40,7 @@ from sdeverify.batch_scaling import (
 from sdeverify.batch_scaling import (
     scale_state as scale_state,
 )
+from sdeverify.certificate import certify as certify
 from sdeverify.ensembles import (
     simulate as simulate,
 )
@@ -85,6 +87,7 @@ from sdeverify.noise_dominance import validity as validity
 from sdeverify.observables import (
     Observable as Observable,
 )
+from sdeverify.one_step import consistency as consistency
 from sdeverify.optimizers import (
     SGD as SGD,
 )
@@ -124,6 +127,7 @@ from sdeverify.problems.problem import (
 from sdeverify.problems.problem import (
     Problem as Problem,
 )
+from sdeverify.reference import exact_weak_error as exact_weak_error
 from sdeverify.report import (
     write_report as write_report,
 )

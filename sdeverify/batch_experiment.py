@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -26,7 +26,7 @@ from sdeverify.shapes import Tensor
 from sdeverify.state import State
 
 Array = NDArray[Any]
-Yardstick = Literal["spread", "change"]
+Yardstick = Literal["larger", "spread", "change"]
 
 RECORDED = 8
 _RUN, _BEST = ("rule", "kappa"), ("rule", OBSERVABLE)
@@ -43,7 +43,7 @@ def scaling_experiment(
     replicas: int = 1024,
     seed: int = 0,
     tolerance: float = 0.2,
-    yardstick: Yardstick = "spread",
+    yardstick: Yardstick = "larger",
     confidence: float = 0.95,
     block_size: int = BLOCK_SIZE,
     progress: Callable[[str], None] | None = None,
@@ -66,8 +66,9 @@ def scaling_experiment(
         tolerance: a rule holds while the largest |distance| over the compared steps is at most this
             share of the yardstick.
         yardstick: "spread", the standard deviation between replicas of the run, at the compared
-            step where it is largest; or "change", the largest change of the run's expectation
-            since the start.
+            step where it is largest; "change", the largest change of the run's expectation since
+            the start; or "larger", the larger of the two, so that observables are judged by how
+            much they vary at all.
         confidence: of the band of the largest distance, for each rule, kappa and observable.
         progress: called with each run's name before its work.
 
@@ -142,12 +143,24 @@ def _computed(
         if progress is not None:
             progress(name)
         try:
-            found.append(run_job(job))
+            found.append(_ensemble(job))
         except SdeverifyError as error:
             if not found or isinstance(error, InvalidInputError):
                 raise
             found.append(None)
     return found
+
+
+def _ensemble(job: Job) -> xr.Dataset:
+    """The ensemble; values whose squares overflow count as diverged, like those not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        ds = run_job(job)
+    if not (np.isfinite(ds["mean"]).all() and np.isfinite(ds["standard_error"]).all()):
+        raise SdeverifyError(
+            f"{job.attrs['name']}: the observables' moments are not finite. The dynamics diverged: "
+            "use a smaller learning rate, a larger epsilon or a longer warm-up."
+        )
+    return ds
 
 
 def _measured(
@@ -191,11 +204,10 @@ def _nowhere(reference: xr.Dataset) -> xr.Dataset:
 
 def _judged(ds: xr.Dataset, tolerance: float, yardstick: Yardstick) -> xr.Dataset:
     """What is allowed, each run's judgement, and how far each rule goes."""
-    if yardstick == "spread":
-        unit = ds["reference_spread"].max(STEP)
-    else:
-        unit = np.abs(ds["reference_mean"] - ds["reference_mean"].isel({STEP: 0})).max(STEP)
-    allowed = tolerance * unit
+    spread = ds["reference_spread"].max(STEP)
+    change = abs(ds["reference_mean"] - ds["reference_mean"].isel({STEP: 0})).max(STEP)
+    units = {"spread": spread, "change": change, "larger": spread.where(spread > change, change)}
+    allowed = tolerance * units[yardstick]
     dims = (*_RUN, OBSERVABLE)
     largest, low, high = (
         ds[name].transpose(*dims).values
@@ -204,7 +216,10 @@ def _judged(ds: xr.Dataset, tolerance: float, yardstick: Yardstick) -> xr.Datase
     judged, holds = judge(low, high, allowed.values), largest <= allowed.values
     kappas = ds["kappa"].values.tolist()
     every = [
-        [reach(kappas, holds[r, :, o].tolist(), judged[r, :, o].tolist()) for o in range(len(unit))]
+        [
+            reach(kappas, holds[r, :, o].tolist(), judged[r, :, o].tolist())
+            for o in range(ds.sizes[OBSERVABLE])
+        ]
         for r in range(len(judged))
     ]
     fields: dict[str, Any] = {"allowed": allowed, "judgement": (dims, judged)}
@@ -231,8 +246,9 @@ def _checked_factors(
         raise InvalidInputError("kappa = 1 is the run itself; give at least one larger factor.")
     if not (tolerance > 0 and math.isfinite(tolerance)):
         raise InvalidInputError(f"the tolerance is a share > 0 of the yardstick; got {tolerance}.")
-    if yardstick not in ("spread", "change"):
-        raise InvalidInputError(f"the yardstick is 'spread' or 'change'; got {yardstick!r}.")
+    if yardstick not in get_args(Yardstick):
+        known = ", ".join(get_args(Yardstick))
+        raise InvalidInputError(f"the yardstick is one of {known}; got {yardstick!r}.")
     return factors
 
 

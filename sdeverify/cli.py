@@ -1,4 +1,4 @@
-"""The command line: `sdeverify solve|measure|report|list STUDY`.
+"""The command line: `sdeverify solve|measure|report|list STUDY`, and `sdeverify scale`.
 
 What a command needs is imported when it runs, so that `--help` answers at once.
 """
@@ -67,6 +67,10 @@ WorkersOption = Annotated[
         "one on a GPU. The results do not depend on it.",
         show_default=False,
     ),
+]
+HyperOption = Annotated[
+    float | None,
+    typer.Option(help="As in torch; torch's default where left out.", show_default=False),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -156,6 +160,41 @@ def list_studies(
             from sdeverify.listing import show_parameters
 
             show_parameters(study)
+
+
+@app.command(name="scale")
+def scale_batch(
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, rmsprop, adam or adamw.", show_default=False)
+    ],
+    lr: Annotated[float, typer.Option(help="The learning rate at batch B.", show_default=False)],
+    kappa: Annotated[
+        float, typer.Option(help="The batch grows from B to kappa B.", show_default=False)
+    ],
+    rule: Annotated[
+        str, typer.Option(help="auto keeps the SDE; or linear, momentum, square_root, ...")
+    ] = "auto",
+    momentum: HyperOption = None,
+    beta: HyperOption = None,
+    beta1: HyperOption = None,
+    beta2: HyperOption = None,
+    eps: HyperOption = None,
+    weight_decay: HyperOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show what to set when the batch grows, the largest factor that works, and the caveat."""
+    given = {
+        "momentum": momentum,
+        "beta": beta,
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": eps,
+        "weight_decay": weight_decay,
+    }
+    with clean(debug):
+        from sdeverify.scale_command import show_scaled
+
+        show_scaled(optimizer, lr, given, kappa, rule)
 
 
 def _found(study: str) -> Path:

@@ -9,12 +9,12 @@ import pytest
 import xarray as xr
 
 from sdeverify import overall_verdict
-from sdeverify.certify import certified_order, certify, default_domain
+from sdeverify.certificate import certified_order, certify, default_domain
 from sdeverify.faults import correct_studies
 from sdeverify.reference.domain import Moving, Periodic
 
 CORRECT = correct_studies()
-QUICK = ["sgd", "sgd-rates", "sgd-decay", "sgd-second", "rmsprop"]
+QUICK = ["sgd", "sgd-rates", "sgd-decay", "sgd-second", "sgd-torus", "momentum", "rmsprop"]
 SLOW = [name for name in CORRECT if name not in QUICK]
 
 

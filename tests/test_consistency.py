@@ -18,10 +18,10 @@ from sdeverify import (
     overall_verdict,
     sdes,
 )
-from sdeverify.certify import one_step_order
-from sdeverify.consistency import consistency
+from sdeverify.certificate import one_step_order
 from sdeverify.faults import correct_studies
 from sdeverify.local_moments import LocalMoments, generated
+from sdeverify.one_step import consistency
 
 CORRECT = correct_studies()
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import sdeverify as sv
-from sdeverify.certify import certify
+from sdeverify.certificate import certify
 from sdeverify.faults import correct_studies
 from sdeverify.testing import check_sde
 

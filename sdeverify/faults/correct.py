@@ -25,6 +25,8 @@ from sdeverify.study import Study
 
 LEVELS = SvagLevels([1, 2, 4, 8])
 ADAPTIVE_LEVELS = SvagLevels([1, math.sqrt(2), 2, 2 * math.sqrt(2)])
+ADAM_LEVELS = SvagLevels([1, math.sqrt(2), math.sqrt(3), 2])
+"""Fewer steps, since the exact route follows three dimensions."""
 STEPS = (4.0, 8.0)
 """Level-1 steps at which both sides are compared."""
 
@@ -108,7 +110,8 @@ def _study(
     problem: Problem = PROBLEMS[place]()
     theta = torch.tensor({"torus": [2.0, -1.2], "line": [1.2]}.get(place, [-0.4]))
     parts = {n: torch.full_like(theta, v).double() for n, v in (buffers or {}).items()}
-    adaptive = optimizer.refinement_power == 2
+    levels = {1: LEVELS, 2: ADAPTIVE_LEVELS}[optimizer.refinement_power]
+    levels = ADAM_LEVELS if isinstance(optimizer, Adam) else levels
     return Study(
         name=name,
         title=title,
@@ -117,7 +120,7 @@ def _study(
         start=State(10, theta=theta.double(), **parts),
         steps=STEPS,
         observables=OBSERVABLES[place],
-        ladder=ladder or (ADAPTIVE_LEVELS if adaptive else LEVELS),
+        ladder=ladder or levels,
         sde=sde,
         sde_options=sde_options or {},
         replicas=32768,

@@ -34,10 +34,10 @@ def faults() -> list[Fault]:
             constants(friction=lambda s, o, g: 1 - o.momentum),
         ),
         Fault(
-            "momentum-friction-sign",
-            "the sign of the friction: p is driven",
+            "momentum-friction-forgotten",
+            "the friction is left out",
             plain,
-            times("friction", -1.0),
+            times("friction", 0.0),
         ),
         Fault("momentum-friction-half", "the friction is halved", plain, times("friction", 0.5)),
         Fault(

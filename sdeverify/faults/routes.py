@@ -11,7 +11,7 @@ import xarray as xr
 from sdeverify.analysis import estimate_order, ladder, overall_verdict, weak_error
 from sdeverify.analysis.verdict import REFUTED
 from sdeverify.axes import STEP
-from sdeverify.certify import certified_order, exact_chains, one_step_order
+from sdeverify.certificate import certified_order, exact_chains, one_step_order
 from sdeverify.ensembles import chain_job, path_job, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.faults.fault import Fault

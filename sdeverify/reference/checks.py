@@ -49,7 +49,7 @@ def coordinates_of(domain: Domain, start: State, who: str) -> Coordinates:
         raise UnsupportedError(
             f"{who} has {len(names)} components of {dim} parameters, {len(names) * dim} "
             f"dimensions; the exact route goes up to {MOST_DIMENSIONS}. "
-            "Use simulate(...) and solve(...), or moments from sdeverify.reference.linear_quadratic."
+            "Use simulate(...) and solve(...), or sdeverify.reference.linear_quadratic."
         )
     found: list[Coordinate] = []
     for name in names:

@@ -11,7 +11,7 @@ from scipy.linalg import expm
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.reference.checks import check_inward, check_resolution
-from sdeverify.reference.frames import Coordinates, evaluate
+from sdeverify.reference.frames import Coordinates, evaluate, point_frame
 from sdeverify.reference.generator import Field, Generator, Term
 from sdeverify.reference.grids import Array
 from sdeverify.reference.paths import box_paths
@@ -140,6 +140,10 @@ class Continuous:
         rows, now = [], self.begin
         for step in steps:
             time = step * self.clock
+            if time <= self.begin:
+                point = point_frame(self.field.coordinates, self.at)
+                rows.append(point.expectations(np.ones((1,) * len(self.at)), step, observables))
+                continue
             law = evolve(law, now, time)
             now = time
             rows.append(self.generator.frame(time).expectations(law, step, observables))

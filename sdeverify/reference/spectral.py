@@ -2,8 +2,9 @@
 
 The chain's law is pushed forward by the optimizer's own step, called on grid points x the oracle's
 atoms; the SDE's by its generator, read from its own drift and diffusion product. Neither knows a
-formula. Every result is computed twice, on the grids asked for and on coarser ones with narrower
-boxes, fewer quadrature nodes and a looser time integration; `bound` is twice the difference.
+formula. Every result is computed three times, on the grids asked for and on two coarser ones with
+narrower boxes, fewer quadrature nodes and a looser time integration; `bound` is what is left by
+the way in which the three converge, twice over.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ from sdeverify.reference.transfer import Chain, chain_expectations
 from sdeverify.schema import exact_dataset
 from sdeverify.state import State
 
+Refinement = tuple[Array, ...]
+"""Expectations `(step, observable)` on the finest grids and on two coarser ones."""
 SAFETY = 2.0
+GUARD = 0.5
+SLOWEST = 10.0
+NOTHING_LEFT = 1e-11
+"""Relative difference below which only rounding is left."""
 TOLERANCES = {1: 1e-13, 2: 1e-11, 3: 1e-9}
 """Of the SDE's time integration, by dimension."""
 WANTED = {1: 1e-13, 2: 1e-9, 3: 1e-7}
@@ -117,17 +124,18 @@ def exact_discrete(
     own = [optimizer.own_step(point.step + s) for s in recorded]
     Chain(optimizer, oracle, coordinates).check_reach(own[0], point)
 
-    def run(axes: Coordinates) -> tuple[Array, Array]:
-        fewer_nodes = with_fewer_nodes(oracle)
-        fine = chain_expectations(optimizer, oracle, point, own, observables, axes)
-        rough = chain_expectations(optimizer, fewer_nodes, point, own, observables, coarser(axes))
-        return fine, rough
+    def run(axes: Coordinates) -> Refinement:
+        noisy = [oracle, with_fewer_nodes(oracle), with_fewer_nodes(with_fewer_nodes(oracle))]
+        return tuple(
+            chain_expectations(optimizer, each, point, own, observables, grid)
+            for each, grid in zip(noisy, refinements(axes), strict=True)
+        )
 
     with np.errstate(over="ignore", invalid="ignore"):
-        fine, rough = run(coordinates)
+        results = run(coordinates)
         other = on_the_circle(coordinates)
-        if other != coordinates and not gap(fine, rough) <= WANTED[len(coordinates)]:
-            fine, rough = min((fine, rough), run(other), key=lambda pair: gap(*pair))
+        if other != coordinates and not gap(results) <= WANTED[len(coordinates)]:
+            results = min(results, run(other), key=gap)
     growth = np.array([k - own[0] for k in own], dtype=np.float64)
     clock = optimizer.time_per_step * optimizer.refinement
     attrs = {
@@ -139,7 +147,7 @@ def exact_discrete(
         "hyperparameters": _text(optimizer.hyperparameters),
         "noise": oracle.noise.describe(oracle.problem),
     }
-    return _dataset(fine, rough, growth, point, recorded, clock, names, attrs)
+    return _dataset(results, growth, point, recorded, clock, names, attrs)
 
 
 def exact_continuous(
@@ -164,8 +172,9 @@ def exact_continuous(
         )
 
     Continuous(sde, coordinates, point, absolute[-1], tolerance).check(observables, names)
-    fine = run(coordinates, tolerance)
-    rough = run(coarser(coordinates), 10 * tolerance)
+    results = tuple(
+        run(axes, tolerance * 10**level) for level, axes in enumerate(refinements(coordinates))
+    )
     clock = float(sde.time_per_level1_step)
     attrs = {
         **_provenance(coordinates, point, who),
@@ -176,12 +185,14 @@ def exact_continuous(
         "refinement": 1.0,
         "hyperparameters": _text(getattr(sde, "constants", {})),
     }
-    return _dataset(fine, rough, np.array(recorded), point, recorded, clock, names, attrs)
+    return _dataset(results, np.array(recorded), point, recorded, clock, names, attrs)
 
 
-def coarser(coordinates: Coordinates) -> Coordinates:
-    """The coordinates of the comparison."""
-    return tuple(Coordinate(c.component, c.index, c.axis.coarser()) for c in coordinates)
+def refinements(coordinates: Coordinates) -> tuple[Coordinates, Coordinates, Coordinates]:
+    """The coordinates asked for, and two coarser ones to compare with."""
+    once = tuple(Coordinate(c.component, c.index, c.axis.coarser()) for c in coordinates)
+    twice = tuple(Coordinate(c.component, c.index, c.axis.coarser()) for c in once)
+    return coordinates, once, twice
 
 
 def on_the_circle(coordinates: Coordinates) -> Coordinates:
@@ -192,10 +203,35 @@ def on_the_circle(coordinates: Coordinates) -> Coordinates:
     )
 
 
-def gap(fine: Array, rough: Array) -> float:
-    """The largest difference, infinite where something is not finite."""
-    difference = float(np.abs(fine - rough).max())
+def gap(results: Refinement) -> float:
+    """The largest difference of the two finest, infinite where something is not finite."""
+    difference = float(np.abs(results[0] - results[1]).max())
     return difference if np.isfinite(difference) else np.inf
+
+
+def numerical_error(results: Refinement, growth: Array) -> Array:
+    """The bound from three refinements, `(step, observable)`.
+
+    With d the difference of the two finest, e that of the two coarsest, and r the factor by which
+    differences fall, the larger of 2 d max(1, r/(1 - r)), at most 20 d, and e/2, which guards
+    against a d that is small by chance; and at least half the other observables' bounds, in
+    units of their size. It does not fall with time: errors are carried along.
+    """
+    fine, rough, rougher = (
+        np.nan_to_num(x, nan=1e300, posinf=1e300, neginf=-1e300) for x in results
+    )
+    scale = np.abs(fine).max(0) + np.finfo(float).tiny
+    last = np.maximum.accumulate(np.abs(fine - rough), axis=0)
+    before = np.maximum.accumulate(np.abs(rough - rougher), axis=0)
+    falls = (last / scale).max(1) / np.maximum((before / scale).max(1), np.finfo(float).tiny)
+    left = np.clip(falls / np.maximum(1 - falls, 1e-9), 1.0, SLOWEST)[:, None]
+    left = np.where((last / scale).max(1, keepdims=True) < NOTHING_LEFT, 1.0, left)
+    rounding = np.finfo(float).eps * (20 + 2 * np.sqrt(growth)[:, None]) * scale
+    bound = np.maximum(SAFETY * left * last, GUARD * before)
+    shared = 0.5 * scale * (bound / scale).max(1, keepdims=True)
+    bound = np.maximum(bound, shared) + rounding
+    bound[growth == 0] = 0.0
+    return np.asarray(bound)
 
 
 def with_fewer_nodes(thing: Any) -> Any:
@@ -216,8 +252,7 @@ def with_fewer_nodes(thing: Any) -> Any:
 
 
 def _dataset(
-    fine: Array,
-    rough: Array,
+    results: Refinement,
     growth: Array,
     point: State,
     recorded: Sequence[float],
@@ -225,16 +260,14 @@ def _dataset(
     names: Sequence[str],
     attrs: dict[str, Any],
 ) -> xr.Dataset:
-    """The exact dataset; the bound does not fall with time, since errors are carried along."""
+    """The exact dataset of the finest result, with its bound."""
+    fine = results[0]
     if not np.isfinite(fine).all():
         raise InvalidInputError(
             "the exact expectations are not finite: the grids do not hold the dynamics. Compare "
             "fewer steps, give more points, or use Periodic() for an angle."
         )
-    difference = np.abs(fine - np.nan_to_num(rough, nan=1e300, posinf=1e300, neginf=1e300))
-    rounding = np.finfo(float).eps * (20 + 2 * np.sqrt(growth)[:, None]) * np.abs(fine).max(0)
-    bound = SAFETY * np.maximum.accumulate(difference, axis=0) + rounding
-    bound[0] = 0.0
+    bound = numerical_error(results, growth)
     step = np.array([point.step + s for s in recorded])
     return exact_dataset(
         mean=fine, bound=bound, step=step, time=step * clock, observables=names, attrs=attrs

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from sdeverify.analysis import estimate_order
-from sdeverify.consistency import consistency
+from sdeverify.one_step import consistency
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.scalings import LearningRates, svag

@@ -56,18 +56,23 @@ def main() -> None:
     torch.set_num_threads(1)
     correct = [unchanged(study) for study in correct_studies().values()]
     faults = catalogue()
-    kept: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     routes = Routes()
     for route in arguments.routes:
         for fault in [*correct, *faults]:
-            row = kept.setdefault(fault.name, {})
             chosen = not arguments.only or fault.name.startswith(tuple(arguments.only))
-            if not chosen or (route in row and not arguments.again):
+            if not chosen or (route in kept().get(fault.name, {}) and not arguments.again):
                 continue
-            row[route] = plain(asdict(getattr(routes, route)(fault)))
-            print(f"{fault.name:32s} {ROUTES[route]:20s} {row[route]['verdict']}", flush=True)
-            KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(correct, faults, kept))
+            found = plain(asdict(getattr(routes, route)(fault)))
+            print(f"{fault.name:32s} {ROUTES[route]:20s} {found['verdict']}", flush=True)
+            now = kept()
+            now.setdefault(fault.name, {})[route] = found
+            KEPT.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(correct, faults, kept()))
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """The findings so far."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def plain(found: dict[str, Any]) -> dict[str, Any]:
@@ -76,14 +81,14 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
     return {n: None if isinstance(v, float) and not isfinite(v) else v for n, v in rounded.items()}
 
 
-def page(correct: list[Fault], faults: list[Fault], kept: dict[str, dict[str, Any]]) -> str:
+def page(correct: list[Fault], faults: list[Fault], found: dict[str, dict[str, Any]]) -> str:
     """The page in Markdown."""
     replicas = f"{correct[0].correct.replicas:,}"
     parts = [INTRODUCTION.format(replicas=replicas), "## Correct SDEs\n"]
-    parts += [*table(correct, kept, lambda fault: fault.correct.title), ""]
-    parts += [f"## {len(faults)} planted faults\n", *table(faults, kept, lambda fault: fault.what)]
+    parts += [*table(correct, found, lambda fault: fault.correct.title), ""]
+    parts += [f"## {len(faults)} planted faults\n", *table(faults, found, lambda fault: fault.what)]
     counts = {
-        route: [kept.get(f.name, {}).get(route, {}).get("verdict", "-") for f in faults]
+        route: [found.get(f.name, {}).get(route, {}).get("verdict", "-") for f in faults]
         for route in ROUTES
     }
     parts.append("")
@@ -94,14 +99,14 @@ def page(correct: list[Fault], faults: list[Fault], kept: dict[str, dict[str, An
     return "\n".join(parts) + "\n"
 
 
-def table(faults: list[Fault], kept: dict[str, dict[str, Any]], what: Any) -> list[str]:
+def table(faults: list[Fault], found: dict[str, dict[str, Any]], what: Any) -> list[str]:
     """A Markdown table, one fault a row."""
     lines = [
         f"| study | what | {' | '.join(ROUTES.values())} |",
         "|---|---|" + "---|" * len(ROUTES),
     ]
     for fault in faults:
-        cells = [cell(kept.get(fault.name, {}).get(route)) for route in ROUTES]
+        cells = [cell(found.get(fault.name, {}).get(route)) for route in ROUTES]
         lines.append(f"| {fault.name} | {what(fault)} | {' | '.join(cells)} |")
     return lines
 

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from sdeverify.analysis import estimate_order, ladder
-from sdeverify.consistency import consistency, fine_levels
+from sdeverify.one_step import consistency, fine_levels
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.reference.checks import Domain
-from sdeverify.reference.domain import Axis, Moving, Periodic
+from sdeverify.reference.domain import Axis, Moving, Periodic, Positive
 from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
 from sdeverify.scalings import Ladder, LearningRates
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
@@ -23,6 +23,8 @@ from sdeverify.study import Study, claimed_order
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""
+POINTS = {1: (40, 96, 0), 2: (24, 48, 16), 3: (20, 32, 12)}
+"""Grid points by state dimensions: on the line, around a circle, along u."""
 
 
 def certify(
@@ -133,17 +135,24 @@ def fine_ladder(study: Study) -> Ladder:
 def default_domain(study: Study) -> Domain:
     """Periodic where the problem gives a period of theta, a box that follows it elsewhere.
 
-    Weight decay has no period, so with it theta lives on the line.
+    Weight decay has no period, so with it theta lives on the line. The more dimensions, the fewer
+    points: the bound says whether they are enough, and a domain of your own can have more.
     """
     hyperparameters = study.optimizer.hyperparameters
     decays = any(
         "decay" in name and np.any(np.asarray(value)) for name, value in hyperparameters.items()
     )
     periods = getattr(study.oracle.problem, "periods", (None,) * study.oracle.dim)
+    components = study.optimizer.sde_components
+    on_line, around, positive = POINTS.get(len(components) * study.oracle.dim, POINTS[3])
     axes: list[Axis] = [
-        Moving() if period is None or decays else Periodic(length=period) for period in periods
+        Moving(on_line)
+        if period is None or decays
+        else Periodic(around, length=period, box_points=on_line)
+        for period in periods
     ]
-    return {"theta": axes}
+    others = {n: Positive(positive) if n == "u" else Moving(on_line) for n in components[1:]}
+    return {"theta": axes, **others}
 
 
 def _attrs(study: Study, sde: GradientSDE) -> dict[str, Any]:
