@@ -45,8 +45,10 @@ def scale_invariant():
     """Losses of the direction theta/|theta| only."""
     shift = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
     return FunctionProblem(
-        lambda theta: torch.tanh((ROWS + shift) @ (theta / theta.norm())).square()
-        + (ROWS + shift) @ (theta / theta.norm()),
+        lambda theta: (
+            torch.tanh((ROWS + shift) @ (theta / theta.norm())).square()
+            + (ROWS + shift) @ (theta / theta.norm())
+        ),
         3,
         12,
     )
