@@ -28,6 +28,7 @@ from sdeverify.analysis.extrapolation import (
 from sdeverify.answer import (
     verify as verify,
 )
+from sdeverify.batch_experiment import scaling_experiment as scaling_experiment
 from sdeverify.batch_scaling import (
     largest_kappa as largest_kappa,
 )
@@ -174,5 +175,6 @@ from sdeverify.study import (
     run as run,
 )
 from sdeverify.torch_svag import TorchSVAG as TorchSVAG
+from sdeverify.views import four_views as four_views
 
 __version__: str

@@ -69,7 +69,7 @@ def scaling_experiment(
             step where it is largest; "change", the largest change of the run's expectation since
             the start; or "larger", the larger of the two, so that observables are judged by how
             much they vary at all.
-        confidence: of the band of the largest distance, for each rule, kappa and observable.
+        confidence: of the band of the largest distance, each rule, kappa and observable by itself.
         progress: called with each run's name before its work.
 
     Returns:
@@ -119,9 +119,8 @@ def scaling_experiment(
     assert reference is not None
     ds = _measured(reference, scaled, chosen, factors, confidence)
     ds = ds.merge(_judged(ds, tolerance, yardstick))
-    kind = type(optimizer)
     limits = [largest_kappa(optimizer, rule) for rule in chosen]
-    caveats = np.array([rule.caveat(kind) for rule in chosen], dtype=object)
+    caveats = np.array([rule.caveat(type(optimizer)) for rule in chosen], dtype=object)
     return ds.assign(largest_kappa=("rule", limits), caveat=("rule", caveats)).assign_attrs(
         {
             **reference.attrs,
@@ -209,10 +208,8 @@ def _judged(ds: xr.Dataset, tolerance: float, yardstick: Yardstick) -> xr.Datase
     units = {"spread": spread, "change": change, "larger": spread.where(spread > change, change)}
     allowed = tolerance * units[yardstick]
     dims = (*_RUN, OBSERVABLE)
-    largest, low, high = (
-        ds[name].transpose(*dims).values
-        for name in ("max_distance", "max_distance_low", "max_distance_high")
-    )
+    names = ("max_distance", "max_distance_low", "max_distance_high")
+    largest, low, high = (ds[name].transpose(*dims).values for name in names)
     judged, holds = judge(low, high, allowed.values), largest <= allowed.values
     kappas = ds["kappa"].values.tolist()
     every = [
@@ -227,12 +224,10 @@ def _judged(ds: xr.Dataset, tolerance: float, yardstick: Yardstick) -> xr.Datase
         values = [[getattr(found, part) for found in row] for row in every]
         kind: Any = object if part == "status" else float
         fields[f"how_far{name}"] = (_BEST, np.array(values, dtype=kind))
-    return xr.Dataset(fields, coords={"time": ds["time"]}).drop_vars("time")
+    return xr.Dataset(fields)
 
 
-def _checked_factors(
-    kappas: Sequence[float], tolerance: float, yardstick: Yardstick
-) -> list[float]:
+def _checked_factors(kappas: Sequence[float], tolerance: float, yardstick: str) -> list[float]:
     factors = [float(kappa) for kappa in kappas]
     if not factors or not all(1 <= k < math.inf for k in factors):
         raise InvalidInputError(
@@ -254,13 +249,10 @@ def _checked_factors(
 
 def _chosen(optimizer: Optimizer, rules: Sequence[str | BatchRule] | None) -> list[BatchRule]:
     kind = type(optimizer)
-    auto = rule_for(kind, "auto")
     found = rules_for(kind) if rules is None else [rule_for(kind, rule) for rule in rules]
     names = [rule.name for rule in found]
     if not found or len(set(names)) < len(names):
-        raise InvalidInputError(
-            f"rules are different and at least one; got {names} ('auto' is '{auto.name}')."
-        )
+        raise InvalidInputError(f"rules are different and at least one; got {names}.")
     return found
 
 
@@ -289,19 +281,19 @@ def _recorded(
     """Steps from the start that are whole own steps for every factor; the start's is too."""
     parts = [Fraction(refinement / kappa).limit_denominator(10**6) for kappa in (1.0, *kappas)]
     unit = math.lcm(*(part.denominator for part in parts))
-    every = f"all batch factors meet at multiples of {unit} level-1 steps"
+    meet = f"all batch factors meet at multiples of {unit} level-1 steps"
     if start % unit:
         raise InvalidInputError(
-            f"{every}, but the start is at step {start:g}. Let it be a multiple, with "
+            f"{meet}, but the start is at step {start:g}. Let it be a multiple, with "
             f"warm_up(..., steps={unit * max(1, round(start / unit))}) say, or take other kappas."
         )
     if isinstance(steps, int):
         if steps < unit:
-            raise InvalidInputError(f"{every}; got steps={steps}. Take {unit} or more.")
+            raise InvalidInputError(f"{meet}; got steps={steps}. Take {unit} or more.")
         whole = steps // unit
         counts = np.unique(np.linspace(0, whole, min(whole, RECORDED) + 1).round())
         return tuple(float(unit * count) for count in counts)
     off = [step for step in steps if step % unit]
     if off or not len(steps):
-        raise InvalidInputError(f"{every}; got steps {list(steps)}.")
+        raise InvalidInputError(f"{meet}; got steps {list(steps)}.")
     return tuple(float(step) for step in steps)

@@ -60,7 +60,7 @@ def sgd():
 @pytest.fixture(scope="module")
 def adam():
     given = {**SLOW, "steps": 64, "observables": SIZE}
-    return scaling_experiment(ADAM, bowl(LOUD), adaptive_start(), [2, 4], **given)
+    return scaling_experiment(ADAM, bowl(LOUD), adaptive_start(), [4], **given)
 
 
 def closed_form(eta, sigma2, k):
@@ -94,7 +94,7 @@ def test_the_rival_is_seen_to_be_further_away_than_the_rule(sgd, adam):
         (adam, "square_root", ["linear", "unscaled"]),
     ):
         for rival in rivals:
-            for kappa in ds["kappa"].values[-1:] if ds is adam else ds["kappa"].values:
+            for kappa in ds["kappa"].values:
                 near, far = (ds.sel(rule=r, kappa=kappa, observable="size") for r in (rule, rival))
                 assert float(far["max_distance_low"]) > float(near["max_distance_high"])
 
@@ -134,7 +134,7 @@ def test_the_numbers_are_those_of_simulate_with_scale_by_hand(adam):
         scale_state(start, ADAM, 4),
         steps,
         SIZE,
-        **{**SLOW, "seed": SLOW["seed"] + 2},
+        **{**SLOW, "seed": SLOW["seed"] + 1},
     )
     at = adam.sel(rule="square_root", kappa=4)
     np.testing.assert_array_equal(at["mean"], scaled["mean"])
@@ -173,8 +173,9 @@ def test_yardsticks_are_spread_change_and_the_larger_of_both():
 
 
 def test_a_scaled_run_that_diverges_is_beyond_every_tolerance():
-    """SGD's rate of 3.8 multiplies the distance from the centre by -2.8 a step, up to 1e447."""
-    ds = experiment(SGD(learning_rate=1.9), [2], steps=[2000], replicas=8)
+    """SGD's rate of 3.8 multiplies the distance from the centre by -2.8 a step, up to 1e178:
+    finite, but not its square."""
+    ds = experiment(SGD(learning_rate=1.9), [2], steps=[800], replicas=8)
     far = ds.sel(rule="linear", kappa=2)
     assert far["judgement"].values.tolist() == ["beyond", "beyond"]
     assert np.isinf(far["max_distance"]).all()
