@@ -23,8 +23,8 @@ from sdeverify.study import Study, claimed_order
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""
-POINTS = {1: (40, 96, 0), 2: (24, 48, 16), 3: (20, 32, 12)}
-"""Grid points by state dimensions: on the line, around a circle, along u."""
+POINTS = {(1, 1): (28, 96, 0), (2, 1): (24, 80, 0), (1, 2): (24, 48, 16), (1, 3): (20, 32, 12)}
+"""Grid points by (parameters, components): on the line, around a circle, along u."""
 
 
 def certify(
@@ -144,7 +144,7 @@ def default_domain(study: Study) -> Domain:
     )
     periods = getattr(study.oracle.problem, "periods", (None,) * study.oracle.dim)
     components = study.optimizer.sde_components
-    on_line, around, positive = POINTS.get(len(components) * study.oracle.dim, POINTS[3])
+    on_line, around, positive = POINTS.get((study.oracle.dim, len(components)), POINTS[1, 3])
     axes: list[Axis] = [
         Moving(on_line)
         if period is None or decays
