@@ -44,8 +44,10 @@ Each cell has the verdict on the claimed order, and the local slope of log |erro
 steps, of the observable (or moment) that decided: 0 for an error that does not vanish, 1 or 2 for
 the order. "refused" means that the route does not accept the study, with an error that says why;
 "-" was not computed. *Inconclusive* by Monte Carlo is an honest answer: the error is too small for
-the replicas, or the rungs too few. All studies go along SVAG levels but "second ..." and
-"... along learning rates", which go along learning rates.
+the replicas, or the rungs too few. *Supported* beside a fault means that its effect is smaller than
+what these replicas and observables resolve: a verdict speaks of the errors that were measured. All
+studies go along SVAG levels but "second ..." and "... along learning rates", which go along
+learning rates.
 
 This page is made by `python studies/refutation/run.py`.
 """
