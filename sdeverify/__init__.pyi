@@ -66,6 +66,7 @@ from sdeverify.errors import (
 from sdeverify.gradient_noise import (
     noise_statistics as noise_statistics,
 )
+from sdeverify.integrator_certificate import certify_integrator as certify_integrator
 from sdeverify.noise import (
     AmplifiedNoise as AmplifiedNoise,
 )

@@ -105,11 +105,7 @@ class MinibatchNoise(FiniteSumNoise):
         count = math.comb(n + b - 1, b) if self.replacement else math.comb(n, b)
         no_atoms_above(MAX_ATOMS, count, self)
         if self.replacement:
-            picks = list(itertools.combinations_with_replacement(range(n), b))
-            chances = [
-                math.factorial(b) / math.prod(map(math.factorial, Counter(p).values())) / n**b
-                for p in picks
-            ]
+            picks, chances = multisets(n, b)
         else:
             picks = list(itertools.combinations(range(n), b))
             chances = [1 / count] * count
@@ -146,3 +142,13 @@ class ShuffledEpochs(FiniteSumNoise):
 
     def describe(self, problem: Problem) -> str:
         return f"shuffled epochs of {problem.samples} samples in batches of {self.batch_size}"
+
+
+def multisets(samples: int, size: int) -> tuple[list[tuple[int, ...]], list[float]]:
+    """All batches drawn with replacement, apart from their order, and their probabilities."""
+    picks = list(itertools.combinations_with_replacement(range(samples), size))
+    chances = [
+        math.factorial(size) / math.prod(map(math.factorial, Counter(p).values())) / samples**size
+        for p in picks
+    ]
+    return picks, chances

@@ -84,7 +84,7 @@ class Chain:
             self._gradients[key] = self._atoms(first.components["theta"]).detach()
         each = self._gradients[key]
         rest = int(np.prod(frame.shape[dim:], dtype=int))
-        return each.unsqueeze(1).expand(-1, rest, -1, -1).reshape(-1, dim)
+        return each.unsqueeze(1).expand(-1, rest, -1, -1).reshape(-1, each.shape[-1])
 
     def next_frame(self, frame: Frame, law: Array, images: Sequence[Array]) -> Frame:
         """The grids that are to carry the law of the images."""

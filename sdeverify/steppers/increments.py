@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.covariance import GradientValues, SampleCovariance, centred, diagonal
+from sdeverify.noise.minibatch import multisets
 from sdeverify.rng import Streams
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Float, Tensor
@@ -54,6 +56,17 @@ class Increments(ABC):
     ) -> GradientValues:
         """dG = (grad f) dt + s F dW at theta, with the moments that the SDE reads."""
 
+    @abstractmethod
+    def atoms(
+        self, sde: GradientSDE, theta: Float[Tensor, "point param"], dt: float, nodes: int
+    ) -> tuple[Tensor, Increment]:
+        """A finite distribution of increments at each point, for the exact route.
+
+        Returns:
+            Weights `(atom,)` that sum to 1, and all points' increments, `(point * atom, ...)`.
+            Normals become Gauss-Hermite nodes, exact for polynomials of degree 2 nodes - 1.
+        """
+
 
 @dataclass(frozen=True)
 class FullBatch(Increments):
@@ -76,6 +89,19 @@ class FullBatch(Increments):
 
     def draw(self, streams: Streams, sde: GradientSDE, dt: float) -> Increment:
         return Increment(dt, streams.normal(sde.noise_dim).mul_(math.sqrt(dt)), None)
+
+    def atoms(
+        self, sde: GradientSDE, theta: Float[Tensor, "point param"], dt: float, nodes: int
+    ) -> tuple[Tensor, Increment]:
+        """dW in the row space of F(theta), where alone it is felt: one normal a parameter."""
+        units = torch.eye(sde.noise_dim, dtype=theta.dtype)
+        factor = torch.stack(
+            [sde.oracle.noise_product(theta, unit.expand(len(theta), -1)) for unit in units], -1
+        )
+        _, _, rows = torch.linalg.svd(factor, full_matrices=False)
+        weights, normals = hermite_atoms(rows.shape[1], nodes, theta)
+        noise = math.sqrt(dt) * torch.einsum("ar,prn->pan", normals, rows)
+        return weights, Increment(dt, noise.reshape(-1, sde.noise_dim), None)
 
     def merge(self, parts: Sequence[Increment]) -> Increment:
         noise = torch.stack([p.noise for p in parts]).sum(0)
@@ -127,11 +153,28 @@ class Subsampled(Increments):
             )
 
     def draw(self, streams: Streams, sde: GradientSDE, dt: float) -> Increment:
+        indices = streams.integers(sde.oracle.problem.samples, self.samples)
+        return Increment(dt, self._weights(sde, dt, streams.normal(self.samples)), indices)
+
+    def atoms(
+        self, sde: GradientSDE, theta: Float[Tensor, "point param"], dt: float, nodes: int
+    ) -> tuple[Tensor, Increment]:
+        """All multisets of samples, times nodes for the n - 1 normals that centring leaves."""
         n = self.samples
-        indices = streams.integers(sde.oracle.problem.samples, n)
+        picks, chances = multisets(sde.oracle.problem.samples, n)
+        contrasts = torch.linalg.svd(centred(torch.eye(n, dtype=theta.dtype)))[2][: n - 1]
+        weights, normals = hermite_atoms(n - 1, nodes, theta)
+        sample_weights = self._weights(sde, dt, normals @ contrasts)
+        both = torch.outer(torch.tensor(chances, dtype=theta.dtype), weights).ravel()
+        indices = torch.tensor(picks).repeat_interleave(len(weights), 0)
+        noise = sample_weights.repeat(len(picks), 1)
+        points = len(theta)
+        return both, Increment(dt, noise.repeat(points, 1), indices.repeat(points, 1))
+
+    def _weights(self, sde: GradientSDE, dt: float, normals: Tensor) -> Tensor:
+        n = self.samples
         spread = math.sqrt((sde.intensity**2 * dt - dt**2 / n) * n / (n - 1))
-        weights = dt / n + (spread / math.sqrt(n)) * centred(streams.normal(n))
-        return Increment(dt, weights, indices)
+        return dt / n + (spread / math.sqrt(n)) * centred(normals)
 
     def merge(self, parts: Sequence[Increment]) -> Increment:
         indices = torch.cat([p.indices for p in parts if p.indices is not None], 1)
@@ -150,3 +193,12 @@ class Subsampled(Increments):
         n = weights.shape[1]
         variance = diagonal(moments.mean, moments.second) * (n / (n - 1))
         return GradientValues(moments.weighted, moments.mean, variance)
+
+
+def hermite_atoms(dimension: int, nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `(atom,)` and points `(atom, dimension)` of the tensor Gauss-Hermite rule."""
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    axes = [torch.tensor(points, dtype=like.dtype)] * dimension
+    chances = [torch.tensor(weights / weights.sum(), dtype=like.dtype)] * dimension
+    table = torch.cartesian_prod(*axes).reshape(-1, dimension)
+    return torch.cartesian_prod(*chances).reshape(-1, dimension).prod(1), table
