@@ -19,20 +19,55 @@ from sdeverify.reference.domain import Axis, Moving, Periodic, Positive
 from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
 from sdeverify.scalings import Ladder, LearningRates
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.study import Study, claimed_order
+from sdeverify.study import Campaign, Study, as_campaign, claimed_order, rooted
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""
-POINTS = {(1, 1): (28, 96, 0), (2, 1): (24, 80, 0), (1, 2): (24, 48, 16), (1, 3): (20, 32, 12)}
+POINTS = {(1, 1): (28, 320, 0), (2, 1): (24, 80, 0), (1, 2): (24, 48, 16), (1, 3): (20, 32, 12)}
 """Grid points by (parameters, components): on the line, around a circle, along u."""
 
 
 def certify(
+    study: Campaign | Study,
+    domain: Domain | None = None,
+    progress: Callable[[str, int], None] | None = None,
+    **parameters: Any,
+) -> xr.DataTree:
+    """The results of a study without sampling: the tree that `run` gives, with bounds for errors.
+
+    `write_report` makes the same report of it.
+
+    Args:
+        study: all its states with up to three dimensions, and noise with atoms.
+        domain: an axis for each component of the state; `default_domain` of each study unless
+            given.
+        progress: called with "study/side" and 1 after each side.
+        parameters: of the campaign, as with `--set`.
+
+    Returns:
+        A tree with one child a study, see `certify_study`.
+
+    Raises:
+        InvalidInputError, UnsupportedError: the exact route cannot take this study; it says why.
+    """
+    campaign = as_campaign(study)
+    children = {}
+    for each in campaign.studies(**parameters):
+
+        def report(side: str, count: int, name: str = each.name) -> None:
+            if progress is not None:
+                progress(f"{name}/{side}", count)
+
+        children[each.name] = certify_study(each, domain, report)
+    return rooted(campaign, children, parameters)
+
+
+def certify_study(
     study: Study,
     domain: Domain | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> xr.DataTree:
-    """The whole ladder of a study without sampling: exact weak errors and their order.
+    """The whole ladder of one study without sampling: exact weak errors and their order.
 
     Both sides are expectations on spectral grids of the optimizer's step and of the SDE's drift and
     diffusion as coded (`sdeverify.reference`), with a bound on the numerical error.

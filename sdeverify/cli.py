@@ -142,6 +142,21 @@ def report(
         commands.report(Options(study, source, settings or [], device, seed, output, workers))
 
 
+@app.command()
+def certify(
+    study: StudyArgument,
+    settings: SetOption = None,
+    output: OutputOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compute a study without sampling (up to three state dimensions) and write the report."""
+    with clean(debug):
+        source = _found(study)
+        from sdeverify import commands
+
+        commands.certified(Options(study, source, settings or [], None, None, output, 1))
+
+
 @app.command(name="list")
 def list_studies(
     study: Annotated[

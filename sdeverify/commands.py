@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from sdeverify.certificate import certify
 from sdeverify.cli import MOST_WORKERS, Options
 from sdeverify.loading import Request, load_campaign, parse_settings, study_name
 from sdeverify.progress import StudyBars
@@ -20,8 +22,16 @@ from sdeverify.report import write_report
 from sdeverify.report.results import read_results
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.runner import compute, run_campaign
+from sdeverify.store import Store
 from sdeverify.study import Study
 from sdeverify.worker import Work
+
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+)
 
 
 class _Asked(NamedTuple):
@@ -63,6 +73,23 @@ def measure(options: Options) -> tuple[xr.DataTree, Path]:
 def report(options: Options) -> None:
     """Both sides and the report."""
     tree, output = measure(options)
+    page = write_report(tree, output)
+    _say(f"Report: {page.resolve()}")
+
+
+def certified(options: Options) -> None:
+    """Both sides without sampling, and the report."""
+    campaign = load_campaign(str(options.source))
+    parameters = parse_settings(campaign.defaults, options.settings)
+    output = options.output or Path("results") / f"{study_name(options.source)}-exact"
+    studies = campaign.studies(**parameters)
+    total = sum(len(s.rungs()) + 2 * len(s.sdes()[0]) for s in studies)
+    console = Console(stderr=True)
+    with Progress(*_COLUMNS, console=console) as bars:
+        task = bars.add_task("sides computed", total=total)
+        tree = certify(campaign, progress=lambda _, n: bars.advance(task, n), **parameters)
+    _show_verdicts(tree)
+    _say(f"Results: {Store(output).write_tree(tree)}")
     page = write_report(tree, output)
     _say(f"Report: {page.resolve()}")
 

@@ -206,7 +206,16 @@ def assemble(
             if name.startswith(f"{study.name}/")
         }
         children[study.name] = assemble_study(study, own)
-    tree = xr.DataTree(children=children)
+    return rooted(campaign, children, parameters)
+
+
+def rooted(
+    campaign: Campaign,
+    children: Mapping[str, xr.DataTree],
+    parameters: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """The studies' results under one root, with the campaign's question and provenance."""
+    tree = xr.DataTree(children=dict(children))
     used = {**campaign.defaults, **(parameters or {})}
     tree.attrs = {
         "title": campaign.title,

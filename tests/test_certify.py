@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from sdeverify import overall_verdict
-from sdeverify.certificate import certified_order, certify, default_domain
+from sdeverify import (
+    GradientOracle,
+    MinibatchNoise,
+    SdeverifyError,
+    State,
+    overall_verdict,
+    write_report,
+)
+from sdeverify.certificate import certified_order, certify, certify_study, default_domain
 from sdeverify.faults import correct_studies
+from sdeverify.problems.digits import digits_problem
 from sdeverify.reference.domain import Moving, Periodic
 
 CORRECT = correct_studies()
@@ -40,7 +50,7 @@ def test_the_claimed_order_is_certified_for_larger_state_spaces(name: str) -> No
 
 def test_a_certificate_has_the_groups_of_a_measured_study() -> None:
     seen: list[str] = []
-    tree = certify(CORRECT["sgd"], progress=lambda name, count: seen.append(name))
+    tree = certify_study(CORRECT["sgd"], progress=lambda name, count: seen.append(name))
     assert set(tree.children) >= {"errors", "order", "flow_errors", "flow_order", "path_0"}
     assert seen == ["path_0", "flow_0", "chain_0", "chain_1", "chain_2", "chain_3"]
     errors = tree["errors"].to_dataset()
@@ -53,9 +63,9 @@ def test_a_certificate_has_the_groups_of_a_measured_study() -> None:
 
 
 def test_gradient_flow_has_order_one_along_rates_and_none_along_levels() -> None:
-    flow = certify(CORRECT["sgd-rates"])["flow_order"].to_dataset()
+    flow = certify_study(CORRECT["sgd-rates"])["flow_order"].to_dataset()
     assert overall_verdict(flow).verdict == "supported"
-    flow = certify(CORRECT["sgd"])["flow_order"].to_dataset()
+    flow = certify_study(CORRECT["sgd"])["flow_order"].to_dataset()
     assert overall_verdict(flow).verdict == "refuted"
 
 
@@ -63,3 +73,21 @@ def test_an_angle_is_periodic_and_weight_decay_puts_it_on_the_line() -> None:
     assert isinstance(default_domain(CORRECT["sgd"])["theta"][0], Periodic)
     assert isinstance(default_domain(CORRECT["sgd-decay"])["theta"][0], Moving)
     assert len(list(default_domain(CORRECT["sgd-torus"])["theta"])) == 2
+
+
+def test_a_certificate_makes_the_report_of_a_measured_study(tmp_path: Path) -> None:
+    page = write_report(certify(CORRECT["sgd"]), tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "computed without sampling" in text
+    assert "Nothing was sampled" in text
+    assert "standard error of" not in text
+    assert "supported" in text
+    assert not list((tmp_path / "figures").glob("*moments*"))
+
+
+def test_a_study_of_too_many_dimensions_is_refused_with_the_remedy() -> None:
+    problem, theta = digits_problem(64, 4)
+    oracle = GradientOracle(problem, MinibatchNoise(2))
+    big = replace(CORRECT["sgd"], oracle=oracle, start=State(0, theta=theta))
+    with pytest.raises(SdeverifyError, match="dimension"):
+        certify(big)

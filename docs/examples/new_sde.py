@@ -36,4 +36,4 @@ class NoisyFlow(sv.GradientSDE):
 
 check_sde(NoisyFlow, sv.SGD(learning_rate=0.1))
 certificate = certify(replace(correct_studies()["sgd"], sde=NoisyFlow))
-print(sv.overall_verdict(certificate["order"].to_dataset()))
+print(sv.overall_verdict(certificate["sgd/order"].to_dataset()))

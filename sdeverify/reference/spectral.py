@@ -32,6 +32,7 @@ from sdeverify.reference.checks import (
 )
 from sdeverify.reference.domain import Periodic, fewer
 from sdeverify.reference.evolution import Continuous
+from sdeverify.reference.flow import flow_values, is_noiseless
 from sdeverify.reference.frames import Coordinate, Coordinates
 from sdeverify.reference.grids import Array
 from sdeverify.reference.transfer import Chain, chain_expectations
@@ -167,11 +168,14 @@ def exact_continuous(
     tolerance = TOLERANCES[len(coordinates)]
 
     def run(axes: Coordinates, accuracy: float) -> Array:
+        if is_noiseless(sde):
+            return flow_values(sde, point, absolute, observables, accuracy)
         return Continuous(sde, axes, point, absolute[-1], accuracy).expectations(
             absolute, observables
         )
 
-    Continuous(sde, coordinates, point, absolute[-1], tolerance).check(observables, names)
+    if not is_noiseless(sde):
+        Continuous(sde, coordinates, point, absolute[-1], tolerance).check(observables, names)
     results = tuple(
         run(axes, tolerance * 10**level) for level, axes in enumerate(refinements(coordinates))
     )

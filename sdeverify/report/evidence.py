@@ -78,6 +78,8 @@ def exact_table(c: Comparison) -> Table | None:
 
 def runs_table(c: Comparison) -> Table:
     """Where each ensemble came from."""
+    if c.computed:
+        return _computed_table(c)
     keys = ("seed", "replicas", "block_size", "device", "dtype", "refinement", "subsample")
     heads = ("seed", "replicas", "block size", "device", "dtype", "refinement", "sub-sample")
     named = [(f"chain {h}", ds) for h, ds in zip(rung_heads(c.errors), c.chains, strict=True)]
@@ -96,6 +98,27 @@ def runs_table(c: Comparison) -> Table:
         tuple(rows),
         "Refinement: own steps in one level-1 step. Sub-sample: samples in one Euler-Maruyama step "
         "(0: all). Substeps: Euler-Maruyama steps in one level-1 step.",
+    )
+
+
+def _computed_table(c: Comparison) -> Table:
+    """The grids on which each side was computed."""
+    named = [(f"chain {h}", ds) for h, ds in zip(rung_heads(c.errors), c.chains, strict=True)]
+    named += [(f"SDE {i}" if len(c.paths) > 1 else "SDE", ds) for i, ds in enumerate(c.paths)]
+    rows = [
+        (
+            Cell(label),
+            Cell(_attribute(ds, "domain")),
+            Cell(plain(float(ds["bound"].max()), 2), "number"),
+            Cell(_attribute(ds, "hyperparameters", empty="")),
+        )
+        for label, ds in named
+    ]
+    return Table(
+        "The grids",
+        ("Side", "Domain", "Largest bound", "Hyperparameters"),
+        tuple(rows),
+        "The bound comes from refinements of grid, box, quadrature and time integration.",
     )
 
 

@@ -60,12 +60,12 @@ def _figures(read: Results, sections: list[Section]) -> list[tuple[str, str, Fig
     summary = summary_picture(read)
     made = [(summary.stem, summary.alternative, figures.summary_figure(read))]
     for c, part in zip(read.comparisons, sections, strict=True):
-        drawn = {
-            "errors": figures.figure_errors(c),
-            "moments": figures.figure_moments(c),
-            "signed": figures.figure_signed_errors(c),
+        draw = {
+            "errors": figures.figure_errors,
+            "moments": figures.figure_moments,
+            "signed": figures.figure_signed_errors,
         }
-        made += [(p.stem, p.alternative, drawn[key]) for key, p in part.pictures.items()]
+        made += [(p.stem, p.alternative, draw[key](c)) for key, p in part.pictures.items()]
     return made
 
 

@@ -24,6 +24,9 @@ _ORDER = (
     "support_p_value",
 )
 _ENSEMBLE = ("block_count", "block_mean", "block_comoment", "mean", "standard_error")
+_EXACT = ("mean", "bound")
+_BOUND_IN_STANDARD_ERRORS = 2.0
+"""A numerical bound is drawn and judged as so many standard errors are."""
 _ATTRIBUTES = ("title", "claimed_order", "ladder", "cannot_tell", "description")
 _NOISE = (("size of the skewness", "noise_skewness"), ("excess kurtosis", "noise_kurtosis"))
 _DESCRIPTION = ("name", "equations", "constants", "clock", "assumptions", "claim", "source")
@@ -72,6 +75,11 @@ class Comparison:
     noise: Mapping[str, Any]
     start_note: str
     outside_theorem: frozenset[str]
+
+    @property
+    def computed(self) -> bool:
+        """Whether the errors were computed without sampling; bounds stand for standard errors."""
+        return "bound" in self.errors
 
     @property
     def observables(self) -> list[str]:
@@ -143,7 +151,7 @@ def read_comparison(child: xr.DataTree) -> Comparison:
     description = _mapping(child.attrs["description"], f"description of {name!r}")
     absent = [f"description entry {key!r}" for key in _DESCRIPTION if key not in description]
     _refuse(f"comparison {name!r}", absent)
-    errors = child["errors"].to_dataset()
+    errors = _with_uncertainty(child["errors"].to_dataset())
     comparison = Comparison(
         name=name,
         title=str(child.attrs["title"]),
@@ -179,7 +187,9 @@ def _missing(child: xr.DataTree) -> list[str]:
     ensembles = [
         group for group in child.children if re.fullmatch(r"(chain|path)_\d+|flow_0", group)
     ]
-    wanted |= dict.fromkeys(["chain_0", "path_0", *ensembles], _ENSEMBLE)
+    for group in ["chain_0", "path_0", *ensembles]:
+        exact = group in child.children and "bound" in child[group].to_dataset()
+        wanted[group] = _EXACT if exact else _ENSEMBLE
     optional = {
         "flow_errors": _ERRORS,
         "flow_order": ("order", "verdict"),
@@ -231,13 +241,20 @@ def _refuse(where: str, missing: Iterable[str]) -> None:
 
 
 def _optional(child: xr.DataTree, group: str) -> xr.Dataset | None:
-    return child[group].to_dataset() if group in child.children else None
+    return _with_uncertainty(child[group].to_dataset()) if group in child.children else None
+
+
+def _with_uncertainty(ds: xr.Dataset) -> xr.Dataset:
+    """A dataset of the exact route with its bound in the place of the standard error."""
+    if "bound" not in ds:
+        return ds
+    return ds.assign(standard_error=ds["bound"] / _BOUND_IN_STANDARD_ERRORS)
 
 
 def _numbered(child: xr.DataTree, kind: str) -> tuple[xr.Dataset, ...]:
     found: list[xr.Dataset] = []
     while f"{kind}_{len(found)}" in child.children:
-        found.append(child[f"{kind}_{len(found)}"].to_dataset())
+        found.append(_with_uncertainty(child[f"{kind}_{len(found)}"].to_dataset()))
     return tuple(found)
 
 

@@ -127,6 +127,8 @@ def in_brief(comparisons: Sequence[Comparison]) -> str:
 
 def bias_sentence(c: Comparison) -> str:
     """The integrator's own weak error beside the weak error under study, at the finest rung."""
+    if c.computed:
+        return "Nothing was sampled and nothing integrated step by step: no error of either kind."
     if "integrator_bias" not in c.errors or not c.errors["integrator_bias"].notnull().any():
         return "The integrator's own error was not measured."
     last = c.errors.sel(step=c.last_step, method="nearest")
@@ -158,6 +160,7 @@ def ladder_sentence(c: Comparison) -> str:
 def unresolved_sentence(c: Comparison) -> str:
     """Observables of which a rung's error is not resolved; empty where all are."""
     last = c.errors.sel(step=c.last_step, method="nearest")
+    limit = "its numerical bound" if c.computed else "2 standard errors"
     unresolved = np.abs(last["error"].values) < 2 * last["standard_error"].values
     named = [
         f"{name} ({int(count)} of {c.rungs})"
@@ -165,8 +168,8 @@ def unresolved_sentence(c: Comparison) -> str:
         if count
     ]
     if not named:
-        return "Every error is resolved (at least 2 standard errors from 0)."
-    return f"Not resolved, that is within 2 standard errors of 0: rungs of {', '.join(named)}."
+        return f"Every error is resolved (at least {limit} from 0)."
+    return f"Not resolved, that is within {limit} of 0: rungs of {', '.join(named)}."
 
 
 _NOISE_WORDS = {

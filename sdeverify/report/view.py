@@ -132,26 +132,30 @@ def _pictures(c: Comparison) -> dict[str, Picture]:
         f"{name}: {c.order['verdict'].sel(observable=name, step=c.last_step).item()}"
         for name in c.observables
     )
-    return {
+    bars = "the numerical bounds" if c.computed else "2 standard errors"
+    limit = "|error| + its bound" if c.computed else "|error| + 2 standard errors"
+    made = {
         "errors": Picture(
             f"{c.name}-errors",
             f"Size of the weak error at step {plain(c.last_step)} against the ladder's step, "
-            "log-log. Triangles point up where the chain's mean lies above the SDE's; bars are 2 "
-            "standard errors; a hollow circle with an arrow is the upper limit (|error| + 2 "
-            "standard errors) of an error that is not resolved. Solid: the fit. Dashed: the "
+            "log-log. Triangles point up where the chain's mean lies above the SDE's; bars are "
+            f"{bars}; a hollow circle with an arrow is the upper limit ({limit}) "
+            "of an error that is not resolved. Solid: the fit. Dashed: the "
             f"claimed slope {plain(c.claimed_order)}.{flow}",
             f"Log-log plots of weak error against step for {listed}. Verdicts: {orders}.",
         ),
-        "moments": Picture(
+        "signed": Picture(
+            f"{c.name}-signed-errors",
+            f"Signed weak error over time at each rung, with bands of {bars}.",
+            f"Signed weak error over time at {c.rungs} rungs, for {listed}.",
+        ),
+    }
+    if not c.computed:
+        made["moments"] = Picture(
             f"{c.name}-moments",
             "Mean (large) and standard deviation over replicas (small) of the chain at each rung, "
             "light to dark as the step falls, and of the SDE, dashed. Bands: 2 standard errors of "
             "the mean.",
             f"Mean and standard deviation over time, chain and SDE, of {listed}.",
-        ),
-        "signed": Picture(
-            f"{c.name}-signed-errors",
-            "Signed weak error over time at each rung, with bands of 2 standard errors.",
-            f"Signed weak error over time at {c.rungs} rungs, for {listed}.",
-        ),
-    }
+        )
+    return made

@@ -1,0 +1,51 @@
+"""An SDE without noise: one curve, integrated to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+
+from sdeverify.errors import InvalidInputError
+from sdeverify.reference.grids import Array
+from sdeverify.state import State, pack, unpack
+
+
+def is_noiseless(sde: Any) -> bool:
+    """Whether the SDE says that its noise has size 0."""
+    return bool(getattr(sde, "intensity", 1.0) == 0)
+
+
+def flow_values(
+    sde: Any, start: State, steps: Sequence[float], observables: Sequence[Any], tolerance: float
+) -> Array:
+    """Each observable along dy = f dt from `start`, `(step, observable)`.
+
+    Args:
+        steps: level-1 steps on the absolute axis, the first one the start's.
+    """
+    unit = float(sde.time_per_level1_step)
+    names = sde.components
+    y0 = pack({n: v.reshape(1, -1) for n, v in start.components.items()}, names)
+
+    def drift(t: float, y: Array) -> Array:
+        return np.asarray(sde.f(t, torch.from_numpy(y)[None])[0].detach().numpy())
+
+    times = np.asarray(steps, dtype=np.float64) * unit
+    solved = solve_ivp(
+        drift,
+        (times[0], times[-1]),
+        y0[0].detach().double().numpy(),
+        method="DOP853",
+        t_eval=times,
+        rtol=tolerance,
+        atol=tolerance,
+    )
+    if not solved.success:
+        raise InvalidInputError(f"the flow cannot be integrated: {solved.message}")
+    rows = torch.from_numpy(np.ascontiguousarray(solved.y.T))
+    states = [State(k, **unpack(row[None], names)) for k, row in zip(steps, rows, strict=True)]
+    return np.array([[float(o(state)[0]) for o in observables] for state in states])
