@@ -134,6 +134,9 @@ from sdeverify.report import (
     write_report as write_report,
 )
 from sdeverify.scalings import (
+    BallisticRates as BallisticRates,
+)
+from sdeverify.scalings import (
     Ladder as Ladder,
 )
 from sdeverify.scalings import (

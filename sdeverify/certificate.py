@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sdeverify.analysis import estimate_order, ladder
+from sdeverify.analysis import estimate_order
 from sdeverify.one_step import consistency, fine_levels
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.reference.checks import Domain
 from sdeverify.reference.domain import Axis, Moving, Periodic, Positive
 from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
-from sdeverify.scalings import Ladder, LearningRates
+from sdeverify.scalings import BallisticRates, Ladder, LearningRates
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.study import Campaign, Study, as_campaign, claimed_order, rooted
+from sdeverify.study import Campaign, Study, along_ladder, as_campaign, claimed_order, rooted
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""
@@ -100,13 +100,12 @@ def certify_study(
         done(f"flow_{i}", exact_continuous(flow, *common))
     for i, rung in enumerate(rungs):
         done(f"chain_{i}", exact_discrete(rung.optimizer, rung.oracle, *common))
-    labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
     for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
         each = [
             exact_difference(groups[f"chain_{i}"], groups[f"{kind}_{j}"])
             for i, j in enumerate(belongs)
         ]
-        along = ladder(each, study.ladder.kind, claimed_order=claimed_order(study), **labels)
+        along = along_ladder(study, each)
         groups[errors], groups[order] = along, estimate_order(along)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = _attrs(study, sdes[0])
@@ -133,8 +132,7 @@ def certified_order(
     paths = [exact_continuous(s, study.start, study.steps, study.observables, axes) for s in sdes]
     sides = exact_chains(study, axes) if chains is None else chains
     each = [exact_difference(side, paths[j]) for side, j in zip(sides, belongs, strict=True)]
-    labels = {study.ladder.label_name: np.asarray([rung.label for rung in study.rungs()])}
-    return estimate_order(ladder(each, study.ladder.kind, claimed_order(study), **labels))
+    return estimate_order(along_ladder(study, each))
 
 
 def one_step_order(study: Study) -> xr.Dataset:
@@ -159,9 +157,9 @@ def one_step_order(study: Study) -> xr.Dataset:
 
 def fine_ladder(study: Study) -> Ladder:
     """The study's ladder with steps so small that one-step moments are near their limit."""
-    if isinstance(study.ladder, LearningRates):
+    if isinstance(study.ladder, LearningRates | BallisticRates):
         rate = study.optimizer.learning_rate
-        return LearningRates([rate / 2**i for i in range(HALVINGS)])
+        return type(study.ladder)([rate / 2**i for i in range(HALVINGS)])
     ladder: Any = study.ladder
     fine: Ladder = replace(ladder, levels=fine_levels(study.optimizer).levels)
     return fine

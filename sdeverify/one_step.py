@@ -64,11 +64,10 @@ def consistency(
         raise InvalidInputError(f"one-step moments tell order 1 or 2; got {claimed_order}.")
     ladder = fine_levels(optimizer) if ladder is None else ladder
     rungs = ladder.rungs(optimizer, oracle)
-    level1 = rungs[0].optimizer.time_per_step * rungs[0].optimizer.refinement
     each = []
     for rung in rungs:
         equation = sde if isinstance(sde, SDE) else sde(rung.optimizer, rung.oracle)
-        each.append(_gaps(rung, equation, state, level1, claimed_order))
+        each.append(rung.timed(_gaps(rung, equation, state, claimed_order)))
     labels = {ladder.label_name: np.asarray([rung.label for rung in rungs])}
     return ladder_of(each, ladder.kind, float(claimed_order), **labels)
 
@@ -80,8 +79,8 @@ def fine_levels(optimizer: Optimizer) -> SvagLevels:
     )
 
 
-def _gaps(rung: Rung, sde: SDE, state: State, level1: float, order: int) -> xr.Dataset:
-    """The gaps of one rung as a weak-error dataset of one step."""
+def _gaps(rung: Rung, sde: SDE, state: State, order: int) -> xr.Dataset:
+    """The gaps of one rung, per unit of the ladder's time, as a weak-error dataset of one step."""
     missing = [name for name in sde.components if name not in state.components]
     if missing:
         raise InvalidInputError(
@@ -105,8 +104,9 @@ def _gaps(rung: Rung, sde: SDE, state: State, level1: float, order: int) -> xr.D
             sizes = size[list(which)]
             rounding = sum(slack[i] * np.delete(sizes, n).prod() for n, i in enumerate(which))
             bound = rounding / tau + ROUNDING * (abs(ours) + abs(theirs)) + numerical
-            found["E " + " ".join(f"d {names[i]}" for i in which)] = ours, theirs, bound
-    return _dataset(found, state.step, state.step * level1, tau)
+            per_time = ours / rung.clock, theirs / rung.clock, bound / rung.clock
+            found["E " + " ".join(f"d {names[i]}" for i in which)] = per_time
+    return _dataset(found, state.step, state.step * tau * rung.optimizer.refinement, tau)
 
 
 def _increments(rung: Rung, point: State, components: tuple[str, ...]) -> tuple[Array, Array, int]:

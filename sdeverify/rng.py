@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -41,13 +41,20 @@ def derived_seed(*key: object) -> int:
 
 @dataclass(frozen=True)
 class Streams:
-    """The streams of some blocks for one role; draws have the blocks' replicas first."""
+    """The streams of some blocks for one role; draws have the blocks' replicas first.
+
+    Args:
+        normals: the precision in which normals are drawn before they become `dtype`; None is
+            `dtype` itself. Single-precision normals cost a fifth of double ones. Their law is
+            discrete and ends at 5.77 standard deviations, their variance is 5.5e-7 below 1.
+    """
 
     seed: int
     role: str
     blocks: Sequence[Block]
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float64
+    normals: torch.dtype | None = None
 
     @property
     def replicas(self) -> int:
@@ -64,7 +71,7 @@ class Streams:
     def at(self, *key: int) -> Streams:
         """Fresh streams for a key of their own (an epoch, say), at their beginning."""
         role = "/".join([self.role, *map(str, key)])
-        return Streams(self.seed, role, self.blocks, self.device, self.dtype)
+        return replace(self, role=role)
 
     def _each(self, draw: object, *shape: int) -> Tensor:
         parts = [
@@ -77,9 +84,10 @@ class Streams:
         """Standard normals of shape `(replica, *shape)`."""
 
         def draw(size: tuple[int, ...], g: torch.Generator) -> Tensor:
-            return torch.randn(size, generator=g, device=self.device, dtype=self.dtype)
+            drawn = self.normals or self.dtype
+            return torch.randn(size, generator=g, device=self.device, dtype=drawn)
 
-        return self._each(draw, *shape)
+        return self._each(draw, *shape).to(self.dtype)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1) of shape `(replica, *shape)`, always in double precision."""

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
+import xarray as xr
+
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.gaussian import GaussianNoise
+from sdeverify.optimizers.adaptive import Adaptive
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 
@@ -41,16 +44,32 @@ def svag(
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of a ladder: a chain, its oracle, and its place on the ladder."""
+    """One step of a ladder: a chain, its oracle, and its place on the ladder.
+
+    Args:
+        clock: the ladder's time in one unit of the SDE's; not 1 where the SDE's clock does not
+            pass through the same time on every rung.
+    """
 
     label: float
     optimizer: Optimizer
     oracle: GradientOracle
+    clock: float = 1.0
 
     @property
     def time_per_step(self) -> float:
-        """The ladder's step: SDE time in one own step."""
-        return self.optimizer.time_per_step
+        """The ladder's step: its time in one own step."""
+        return self.optimizer.time_per_step * self.clock
+
+    def timed(self, errors: xr.Dataset) -> xr.Dataset:
+        """A dataset of this rung with its time and its step on the ladder's clock."""
+        if self.clock == 1:
+            return errors
+        times = {n: self.clock * float(errors.attrs[n]) for n in _TIMES if n in errors.attrs}
+        return errors.assign_coords(time=errors["time"] * self.clock).assign_attrs(times)
+
+
+_TIMES = ("time_per_step", "time_per_level1_step")
 
 
 class Ladder(ABC):
@@ -97,7 +116,7 @@ class LearningRates(Ladder):
     """Smaller learning rates at the same noise (SGD, momentum), over the same SDE time.
 
     For RMSprop and Adam the noise scale has to grow as sigma = sigma_0/eta, which only a
-    `GaussianNoise` of given sigma can do; on real data use `SvagLevels`.
+    `GaussianNoise` of given sigma can do; on real data use `SvagLevels` or `BallisticRates`.
 
     Args:
         rates: descending learning rates, the first being that of the optimizer.
@@ -117,11 +136,7 @@ class LearningRates(Ladder):
         _ascending("rates", [-r for r in self.rates])
 
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
-        if abs(self.rates[0] - optimizer.learning_rate) > 1e-12 * optimizer.learning_rate:
-            raise InvalidInputError(
-                "the first rate of the ladder is the optimizer's own, "
-                f"{optimizer.learning_rate:g}; got {self.rates[0]:g}."
-            )
+        _starts_at_own_rate(self.rates, optimizer)
         rungs = []
         for rate in self.rates:
             at_rate = optimizer.at_learning_rate(rate)
@@ -132,11 +147,57 @@ class LearningRates(Ladder):
         return rungs
 
 
+@dataclass(frozen=True)
+class BallisticRates(Ladder):
+    """Smaller learning rates of RMSprop and Adam at fixed noise, (1 - beta)/eta held fixed.
+
+    Clock t = k eta. Unlike `LearningRates` it keeps the noise scale, so it goes on real data. The
+    signal does not vanish beside the noise: only the SDE that keeps it (`keep_signal=True`) has
+    order 1, in eta (Compagnoni et al. 2025, arXiv 2411.15958).
+
+    Args:
+        rates: descending learning rates, the first being that of the optimizer.
+    """
+
+    rates: Sequence[float]
+
+    kind = "ballistic"
+    label_name = "learning_rate"
+    cannot_tell = (
+        "Along learning rates at fixed noise, with (1 - beta)/eta fixed, the noise itself falls "
+        "with the step: any diffusion of size sqrt(eta), none included, has order 1. This ladder "
+        "tests the drift and the clock, and whether the signal is kept. A verdict on the noise "
+        "rests on SVAG levels."
+    )
+
+    def __post_init__(self) -> None:
+        _ascending("rates", [-r for r in self.rates])
+
+    def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
+        if not isinstance(optimizer, Adaptive):
+            raise UnsupportedError(
+                f"BallisticRates moves the betas of RMSprop and Adam with the rate; "
+                f"{optimizer.name} has none. Use LearningRates."
+            )
+        _starts_at_own_rate(self.rates, optimizer)
+        slower = [optimizer.at_ballistic_rate(rate) for rate in self.rates]
+        return [Rung(o.learning_rate, o, oracle, 1 / o.learning_rate) for o in slower]
+
+
+def _starts_at_own_rate(rates: Sequence[float], optimizer: Optimizer) -> None:
+    if abs(rates[0] - optimizer.learning_rate) > 1e-12 * optimizer.learning_rate:
+        raise InvalidInputError(
+            "the first rate of the ladder is the optimizer's own, "
+            f"{optimizer.learning_rate:g}; got {rates[0]:g}."
+        )
+
+
 def _with_noise_scaled(oracle: GradientOracle, factor: float) -> GradientOracle:
     if not isinstance(oracle.noise, GaussianNoise):
         raise UnsupportedError(
             "the learning-rate ladder of an adaptive optimizer needs noise of scale sigma_0/eta; "
-            f"{type(oracle.noise).__name__} has a fixed one. Use SvagLevels, or GaussianNoise."
+            f"{type(oracle.noise).__name__} has a fixed one. Use SvagLevels, BallisticRates, or "
+            "GaussianNoise."
         )
     return replace(oracle, noise=replace(oracle.noise, sigma=oracle.noise.sigma * factor))
 

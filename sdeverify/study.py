@@ -35,7 +35,7 @@ class Study:
         start: the state that both sides start from.
         steps: level-1 steps from the start: how many, or which to record.
         observables: the test functions.
-        ladder: `SvagLevels` or `LearningRates`.
+        ladder: `SvagLevels`, `LearningRates` or `BallisticRates`.
         sde: another SDE class than the optimizer's own; `sde_options` go to `derive`.
         replicas: discrete replicas at each rung.
         path_replicas: replicas of the SDE; None for as many.
@@ -157,15 +157,13 @@ def study_jobs(study: Study) -> dict[str, Job]:
 def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataTree:
     """The results of a study from its ensembles: errors, orders, explanation, provenance."""
     sdes, belongs = study.sdes()
-    rungs = study.rungs()
     groups = dict(datasets)
     for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
         each = [
             weak_error(datasets[f"chain_{i}"], datasets[f"{kind}_{j}"])
             for i, j in enumerate(belongs)
         ]
-        labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
-        along = ladder(each, study.ladder.kind, claimed_order=claimed_order(study), **labels)
+        along = along_ladder(study, each)
         groups[errors], groups[order] = along, estimate_order(along)
     if "full_0" in datasets:
         groups["confirmation"] = confirm(datasets["path_0"], datasets["full_0"])
@@ -183,6 +181,14 @@ def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataT
         "noise_kurtosis": json.dumps(asdict(statistics.excess_kurtosis)),
     }
     return tree
+
+
+def along_ladder(study: Study, each: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The weak errors of a study's rungs side by side, on its ladder's clock."""
+    rungs = study.rungs()
+    timed = [rung.timed(errors) for rung, errors in zip(rungs, each, strict=True)]
+    labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
+    return ladder(timed, study.ladder.kind, claimed_order(study), **labels)
 
 
 def claimed_order(study: Study) -> float:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 import xarray as xr
 from scipy import stats
@@ -17,14 +18,15 @@ from scipy import stats
 import sdeverify as sv
 from sdeverify.ensembles import chain_job, path_job
 from sdeverify.problems.library import circle_problem
-from sdeverify.reference import Periodic
+from sdeverify.reference import Periodic, Positive
 from sdeverify.rng import Block
 from sdeverify.schema import finish_chain, finish_path
 
 BLOCKS, SIZE = 60, 1024
 STEPS = [1, 2, 4]
 LEVELS = [1, 2, 4]
-START = sv.State(0, theta=torch.tensor([2.0], dtype=torch.float64))
+PLACES = {"theta": 2.0, "u": 0.8}
+NAMES = ("sgd", "rmsprop")
 OBSERVABLES = [
     sv.Observable("cos", lambda s: torch.cos(s.theta[:, 0])),
     sv.Observable("sin2", lambda s: torch.sin(2 * s.theta[:, 0])),
@@ -32,36 +34,54 @@ OBSERVABLES = [
 
 
 @cache
-def setting() -> tuple[sv.Optimizer, sv.GradientOracle]:
-    """SGD with a large step on six losses on the circle."""
-    return sv.SGD(learning_rate=0.4), sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+def setting(name: str = "sgd") -> tuple[sv.Optimizer, sv.GradientOracle]:
+    """SGD or RMSprop with a large step on six losses on the circle."""
+    optimizers: dict[str, sv.Optimizer] = {
+        "sgd": sv.SGD(learning_rate=0.4),
+        "rmsprop": sv.RMSprop(learning_rate=0.3, beta=0.8, epsilon=0.5),
+    }
+    return optimizers[name], sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+
+
+def start(name: str = "sgd") -> sv.State:
+    """Where both sides start."""
+    components = setting(name)[0].sde_components
+    return sv.State(0, **{n: torch.tensor([PLACES[n]]).double() for n in components})
 
 
 @cache
-def exact() -> list[xr.Dataset]:
+def exact(name: str = "sgd") -> list[xr.Dataset]:
     """The weak errors of the three levels without sampling."""
-    optimizer, oracle = setting()
+    optimizer, oracle = setting(name)
     sde = sv.derive(optimizer, oracle)
-    domain = {"theta": Periodic(128)}
+    domains = {
+        "sgd": {"theta": Periodic(128)},
+        "rmsprop": {"theta": Periodic(64), "u": Positive(18)},
+    }
     return [
         sv.exact_weak_error(
-            *sv.svag(optimizer, oracle, level), sde, START, STEPS, OBSERVABLES, domain
+            *sv.svag(optimizer, oracle, level),
+            sde,
+            start(name),
+            STEPS,
+            OBSERVABLES,
+            domains[name],
         )
         for level in LEVELS
     ]
 
 
 @cache
-def sampled() -> list[list[xr.Dataset]]:
+def sampled(name: str = "sgd") -> list[list[xr.Dataset]]:
     """`BLOCKS` independent measurements of the same, of `SIZE` replicas: [measurement][level]."""
-    optimizer, oracle = setting()
-    blocks = BLOCKS * SIZE
+    optimizer, oracle = setting(name)
+    point, blocks = start(name), BLOCKS * SIZE
     chains = [
-        chain_job(*sv.svag(optimizer, oracle, lv), START, STEPS, OBSERVABLES, blocks, i, SIZE)
+        chain_job(*sv.svag(optimizer, oracle, lv), point, STEPS, OBSERVABLES, blocks, i, SIZE)
         for i, lv in enumerate(LEVELS)
     ]
     path = path_job(
-        sv.derive(optimizer, oracle), START, STEPS, OBSERVABLES, blocks, (8, 16), 0, block_size=SIZE
+        sv.derive(optimizer, oracle), point, STEPS, OBSERVABLES, blocks, (8, 16), 0, block_size=SIZE
     )
     jobs = [*chains, path]
     computed = [j.dataset({b.index: j.compute(b, False) for b in j.blocks}) for j in jobs]
@@ -81,12 +101,14 @@ def covers(hits: int, trials: int, rate: float = 0.95) -> bool:
     return hits >= stats.binom.ppf(1e-4, trials, rate)
 
 
-def test_the_error_bars_cover_the_exact_weak_errors_at_their_rate() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_error_bars_cover_the_exact_weak_errors_at_their_rate(name: str) -> None:
     """Two-sided, for each level and observable at the last step; 6 tests, 1 in 10,000 a side."""
     for level in range(len(LEVELS)):
-        truth = exact()[level]["error"].values[-1]
-        errors = np.stack([m[level]["error"].values[-1] for m in sampled()])
-        bars = np.stack([m[level]["standard_error"].values[-1] for m in sampled()])
+        truth = exact(name)[level]["error"].values[-1]
+        assert exact(name)[level]["bound"].max() < 1e-5
+        errors = np.stack([m[level]["error"].values[-1] for m in sampled(name)])
+        bars = np.stack([m[level]["standard_error"].values[-1] for m in sampled(name)])
         quantile = stats.t.ppf(0.975, SIZE - 1)
         hits = (np.abs(errors - truth) < quantile * bars).sum(0)
         for count in hits:
@@ -94,11 +116,12 @@ def test_the_error_bars_cover_the_exact_weak_errors_at_their_rate() -> None:
             assert low <= count <= high
 
 
-def test_the_interval_of_the_largest_error_covers_the_exact_maximum() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_the_interval_of_the_largest_error_covers_the_exact_maximum(name: str) -> None:
     for level in range(len(LEVELS)):
-        truth = np.abs(exact()[level]["error"].values).max(0)
-        low = np.stack([m[level]["max_error_low"].values for m in sampled()])
-        high = np.stack([m[level]["max_error_high"].values for m in sampled()])
+        truth = np.abs(exact(name)[level]["error"].values).max(0)
+        low = np.stack([m[level]["max_error_low"].values for m in sampled(name)])
+        high = np.stack([m[level]["max_error_high"].values for m in sampled(name)])
         for hits in ((low <= truth) & (truth <= high)).sum(0):
             assert covers(int(hits), BLOCKS)
 
@@ -125,7 +148,7 @@ def test_pure_noise_is_called_inconclusive() -> None:
     sde = sv.derive(optimizer, oracle)
     verdicts = []
     paths = [
-        path_job(sde, START, STEPS, OBSERVABLES, 60 * 64, (2, 4), seed, block_size=64)
+        path_job(sde, start(), STEPS, OBSERVABLES, 60 * 64, (2, 4), seed, block_size=64)
         for seed in (11, 12, 13, 14)
     ]
     for i in range(60):

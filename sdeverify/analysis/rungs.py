@@ -26,6 +26,10 @@ NOTES = {
         "At a fixed noise scale every diffusion of size sqrt(learning rate), none included, gives "
         "order 1: this ladder tests the drift, not the noise, of a first-order SDE."
     ),
+    "ballistic": (
+        "At a fixed noise scale every diffusion of size sqrt(learning rate), none included, gives "
+        "order 1: this ladder tests the drift, the kept signal with it, not the noise."
+    ),
 }
 """What a ladder can and cannot tell, by the ladder's name."""
 
@@ -40,7 +44,7 @@ def ladder(
 
     Args:
         errors: one weak-error dataset a rung, with the same observables at the same times.
-        ladder: its name: "svag", "learning_rate", or the user's own.
+        ladder: its name: "svag", "learning_rate", "ballistic", or the user's own.
         claimed_order: the order in `time_per_step` that the SDE claims.
         coords: coordinates along the rungs, such as `level=[1, 2, 4]`; `time_per_step` is read
             from the datasets' attributes unless it is given here.

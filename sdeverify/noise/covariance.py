@@ -132,7 +132,7 @@ class FactorCovariance(Covariance):
     def mean_and_variance(
         self, problem: Problem, theta: Float[Tensor, "replica param"]
     ) -> tuple[Tensor, Tensor]:
-        return problem.gradient(theta), self.factor(theta).square().sum(-1)
+        return problem.gradient(theta), self.variance(theta)
 
     def increment(
         self,
@@ -143,9 +143,69 @@ class FactorCovariance(Covariance):
         dW: Float[Tensor, "replica noise"],
         with_variance: bool,
     ) -> GradientValues:
-        mean, variance = self.mean_and_variance(problem, theta)
-        kick = mean * dt + intensity * self.product(problem, theta, dW)
-        return GradientValues(kick, mean, variance)
+        mean = problem.gradient(theta)
+        kick = torch.add(self.product(problem, theta, dW).mul_(intensity), mean, alpha=dt)
+        if not with_variance:
+            return GradientValues(kick, None, None)
+        return GradientValues(kick, mean, self.variance(theta))
+
+    def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+        """diag Sigma."""
+        return self.factor(theta).square().sum(-1)
+
+
+class ConstantCovariance(FactorCovariance):
+    """Sigma = F F^T from one matrix F, the same at every theta: products are one matrix product.
+
+    Args:
+        matrix: F, shape `(param, noise)`.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "param noise"]) -> None:
+        super().__init__(
+            lambda theta: matrix.to(theta).expand(theta.shape[0], *matrix.shape), matrix.shape[1]
+        )
+        object.__setattr__(self, "matrix", matrix)
+
+    matrix: Tensor
+
+    def product(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        z: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica param"]:
+        return z @ self.matrix.to(theta).mT
+
+    def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+        return self.matrix.to(theta).square().sum(-1).expand_as(theta)
+
+
+class DiagonalCovariance(FactorCovariance):
+    """Sigma = diag(s^2), the same at every theta: one normal a parameter, of its own size.
+
+    Args:
+        sizes: s, shape `(param,)`.
+    """
+
+    def __init__(self, sizes: Float[Tensor, " param"]) -> None:
+        super().__init__(
+            lambda theta: torch.diag(sizes.to(theta)).expand(theta.shape[0], -1, -1), len(sizes)
+        )
+        object.__setattr__(self, "sizes", sizes)
+
+    sizes: Tensor
+
+    def product(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        z: Float[Tensor, "replica noise"],
+    ) -> Float[Tensor, "replica param"]:
+        return z * self.sizes.to(theta)
+
+    def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+        return self.sizes.to(theta).square().expand_as(theta)
 
 
 def centred(z: Tensor) -> Tensor:

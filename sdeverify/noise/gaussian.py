@@ -12,7 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from sdeverify.errors import InvalidInputError
-from sdeverify.noise.covariance import Covariance, FactorCovariance
+from sdeverify.noise.covariance import (
+    ConstantCovariance,
+    Covariance,
+    DiagonalCovariance,
+    FactorCovariance,
+)
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
 from sdeverify.rng import Streams
@@ -42,8 +47,8 @@ class GaussianNoise(NormalNoise):
     """g = grad f + sigma F(theta) xi.
 
     Args:
-        factor: F, a matrix `(param, noise)` or a function theta `(replica, param)` ->
-            `(replica, param, noise)`.
+        factor: F, a matrix `(param, noise)`, the diagonal `(param,)` of one, or a function theta
+            `(replica, param)` -> `(replica, param, noise)`.
         sigma: the noise scale.
         columns: the number of columns of F; needed only where `factor` is a function.
         nodes: Gauss-Hermite nodes for each noise dimension on the exact route.
@@ -66,11 +71,7 @@ class GaussianNoise(NormalNoise):
     def covariance(self) -> Covariance:
         factor = self.factor
         if isinstance(factor, Tensor):
-            constant = factor
-            return FactorCovariance(
-                lambda theta: constant.to(theta).expand(theta.shape[0], *constant.shape),
-                constant.shape[1],
-            )
+            return DiagonalCovariance(factor) if factor.dim() == 1 else ConstantCovariance(factor)
         assert self.columns is not None
         return FactorCovariance(factor, self.columns)
 

@@ -50,6 +50,15 @@ class Noise(ABC):
     def combine(self, coefficients: Sequence[float], draws: Sequence[Any]) -> Any:
         """The draw of sum_j c_j g^(j), for coefficients that sum to 1."""
 
+    def part(self, draw: Any, replicas: slice) -> Any:
+        """The draw of some of the replicas, for draws that are tensors or named tuples of them.
+
+        A noise with draws of another kind writes its own.
+        """
+        if isinstance(draw, Tensor):
+            return draw[replicas]
+        return type(draw)(*(self.part(field, replicas) for field in draw))
+
     @abstractmethod
     def gradient(
         self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Any

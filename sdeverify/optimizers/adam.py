@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sdeverify.optimizers.adaptive import Adaptive, bias_correction, noise_variance
+from sdeverify.optimizers.adaptive import (
+    Adaptive,
+    bias_correction,
+    descend,
+    noise_variance,
+    running_mean,
+    running_square,
+)
 from sdeverify.optimizers.optimizer import PerParameter, in_range, only
 from sdeverify.oracle import GradientOracle
 from sdeverify.shapes import Float, Tensor
@@ -32,6 +39,7 @@ class Adam(Adaptive):
     name = "Adam"
     components = ("theta", "m", "v")
     sde_components = ("theta", "m", "u")
+    betas = ("beta1", "beta2")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,12 +66,14 @@ class Adam(Adaptive):
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
     ) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)
-        m = self.beta1 * y["m"] + (1 - self.beta1) * g
-        v = self.beta2 * y["v"] + (1 - self.beta2) * g.square()
-        rate = self.rate(k)
-        root = (v / bias_correction(self.beta2, k)).sqrt()
-        update = m / bias_correction(self.beta1, k) / (root + self.epsilon)
-        theta = y["theta"] * (1 - rate * self.decoupled_weight_decay) - rate * update
+        m = running_mean(y["m"], g, self.beta1)
+        v = running_square(y["v"], g, self.beta2)
+        rate, root = self.rate(k), bias_correction(self.beta2, k) ** 0.5
+        scale = rate * root / bias_correction(self.beta1, k)
+        theta = descend(y["theta"], m, v.sqrt().add_(self.epsilon * root), scale)
+        decay = rate * self.decoupled_weight_decay
+        if isinstance(decay, Tensor) or decay != 0:
+            theta.sub_(decay * y["theta"])
         return {"theta": theta, "m": m, "v": v}
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -27,6 +28,8 @@ class Adaptive(Optimizer, ABC):
     weight_decay: PerParameter = 0.0
 
     refinement_power = 2
+    betas: ClassVar[tuple[str, ...]]
+    """The names of its decay rates."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +47,16 @@ class Adaptive(Optimizer, ABC):
     def relaxation(self, beta: PerParameter) -> PerParameter:
         """c = (1 - beta)/eta^2, held fixed along the ladder."""
         return (1 - beta) / self.learning_rate**2
+
+    def at_ballistic_rate(self, learning_rate: float) -> Adaptive:
+        """Another learning rate with (1 - beta)/eta of each beta held fixed, and epsilon too.
+
+        Compagnoni et al. 2025 (arXiv 2411.15958); the noise keeps its scale.
+        """
+        shrink = learning_rate / self.learning_rate
+        slower = {name: 1 - (1 - getattr(self, name)) * shrink for name in self.betas}
+        finer = self.refinement / shrink
+        return replace(self, learning_rate=learning_rate, refinement=finer, **slower)
 
     def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
         return zeros_beside(theta, self.components)
@@ -71,3 +84,22 @@ def bias_correction(beta: PerParameter, k: int) -> PerParameter:
     if isinstance(beta, Tensor):
         return 1 - torch.pow(beta, k + 1)
     return 1 - beta ** (k + 1)
+
+
+def running_mean(m: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
+    """beta m + (1 - beta) g, in one reading."""
+    return torch.lerp(m, g, 1 - beta)
+
+
+def running_square(v: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
+    """beta v + (1 - beta) g^2, in two readings where beta is one number."""
+    if isinstance(beta, Tensor):
+        return beta * v + (1 - beta) * g.square()
+    return (beta * v).addcmul_(g, g, value=1 - beta)
+
+
+def descend(theta: Tensor, update: Tensor, root: Tensor, rate: PerParameter) -> Tensor:
+    """theta - rate update/root, in one reading where the rate is one number."""
+    if isinstance(rate, Tensor):
+        return theta - rate * update / root
+    return torch.addcdiv(theta, update, root, value=-rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sdeverify.optimizers.adaptive import Adaptive, noise_variance
+from sdeverify.optimizers.adaptive import Adaptive, descend, noise_variance, running_square
 from sdeverify.optimizers.optimizer import PerParameter, in_range, only
 from sdeverify.oracle import GradientOracle
 from sdeverify.shapes import Float, Tensor
@@ -29,6 +29,7 @@ class RMSprop(Adaptive):
     name = "RMSprop"
     components = ("theta", "v")
     sde_components = ("theta", "u")
+    betas = ("beta",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,9 +49,9 @@ class RMSprop(Adaptive):
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
     ) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)
-        v = self.beta * y["v"] + (1 - self.beta) * g.square()
-        root = (y["v"] if self.old_v else v).sqrt()
-        return {"theta": y["theta"] - self.rate(k) * g / (root + self.epsilon), "v": v}
+        v = running_square(y["v"], g, self.beta)
+        root = (y["v"] if self.old_v else v).sqrt().add_(self.epsilon)
+        return {"theta": descend(y["theta"], g, root, self.rate(k)), "v": v}
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         return State(

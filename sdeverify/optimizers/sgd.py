@@ -6,6 +6,8 @@ import math
 from abc import ABC
 from dataclasses import dataclass, replace
 
+import torch
+
 from sdeverify.errors import InvalidInputError
 from sdeverify.optimizers.optimizer import Optimizer, PerParameter, in_range, only, zeros_beside
 from sdeverify.oracle import GradientOracle
@@ -53,7 +55,7 @@ class SGD(_GradientDescent):
     def step(
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
     ) -> dict[str, Tensor]:
-        return {"theta": y["theta"] - self.rate(k) * self.regularised(y, gradient)}
+        return {"theta": descend(y["theta"], self.regularised(y, gradient), self.rate(k))}
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         return State(k / self.refinement, theta=y["theta"])
@@ -129,7 +131,7 @@ class SGDMomentum(_GradientDescent):
         fresh = 1.0 if k == 0 else 1 - self.dampening
         buffer = self.momentum * y["momentum_buffer"] + fresh * g
         update = g + self.momentum * buffer if self.nesterov else buffer
-        return {"theta": y["theta"] - self.rate(k) * update, "momentum_buffer": buffer}
+        return {"theta": descend(y["theta"], update, self.rate(k)), "momentum_buffer": buffer}
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         factor = -self.time_per_step / (1 - self.dampening)
@@ -156,3 +158,10 @@ class SGDMomentum(_GradientDescent):
             momentum=1 - (1 - self.momentum) * shrink,
             refinement=self.refinement / shrink,
         )
+
+
+def descend(theta: Tensor, update: Tensor, rate: PerParameter) -> Tensor:
+    """theta - rate update, in one reading where the rate is one number."""
+    if isinstance(rate, Tensor):
+        return theta - rate * update
+    return torch.sub(theta, update, alpha=rate)

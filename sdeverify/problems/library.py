@@ -76,7 +76,11 @@ class AnalyticProblem(Problem):
     def squared_gradient_drift(
         self, theta: Float[Tensor, "replica param"]
     ) -> Float[Tensor, "replica param"]:
-        return torch.einsum("rde,re->rd", self.hessian(theta), self.gradients(theta).mean(1))
+        return torch.einsum("rde,re->rd", self.hessian(theta), self.gradient(theta))
+
+    def gradient(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+        each = self.gradients(theta)
+        return each.squeeze(1) if self.samples == 1 else each.mean(1)
 
 
 def circle_problem() -> AnalyticProblem:

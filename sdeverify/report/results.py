@@ -40,7 +40,7 @@ class Comparison:
         name: the node's name, used in file names.
         title: its title.
         claimed_order: the order that theory claims on this ladder.
-        ladder: "svag" or "learning_rate".
+        ladder: "svag", "learning_rate" or "ballistic".
         cannot_tell: what this ladder cannot tell.
         description: the SDE's explanation.
         errors: weak errors by (rung, step, observable).

@@ -17,6 +17,7 @@ VERDICT_SIGNS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
 LADDERS = {
     "svag": "SVAG levels (the chain refines, its SDE stays)",
     "learning_rate": "learning rates (the step goes to 0, and with it the noise)",
+    "ballistic": "learning rates with (1 - β)/η fixed (the step goes to 0, and with it the noise)",
 }
 
 

@@ -45,6 +45,7 @@ def every_noise() -> list[Noise]:
         AmplifiedNoise(MinibatchNoise(2), 1.7),
         AmplifiedNoise(MinibatchNoise(2, replacement=False), 2.0),
         GaussianNoise(factor, sigma=0.7),
+        GaussianNoise(torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), sigma=0.7, nodes=5),
         AmplifiedNoise(GaussianNoise(factor, sigma=0.7, nodes=5), 3.0),
     ]
 
@@ -81,6 +82,33 @@ def test_the_weighted_gradient_is_the_dense_noise_product(
     torch.testing.assert_close(values.increment, 0.1 * g.mean(1) + 0.5 * dense)
     wanted = sigma_dense(problem, theta).diagonal(dim1=1, dim2=2)  # type: ignore[arg-type]
     torch.testing.assert_close(values.variance, wanted)
+
+
+@pytest.mark.parametrize("with_variance", [False, True])
+def test_a_diagonal_a_matrix_and_a_function_give_the_same_gaussian_increment(
+    small_problem: FunctionProblem, theta: torch.Tensor, with_variance: bool
+) -> None:
+    sizes = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
+    matrix = torch.diag(sizes)
+    forms = [
+        GaussianNoise(lambda x: matrix.expand(len(x), -1, -1), sigma=0.7, columns=3),
+        GaussianNoise(matrix, sigma=0.7),
+        GaussianNoise(sizes, sigma=0.7),
+    ]
+    z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    kept = z.clone()
+    oracles = [GradientOracle(small_problem, noise) for noise in forms]
+    values = [o.increment(theta, 0.1, 0.5, z, with_variance) for o in oracles]
+    torch.testing.assert_close(
+        values[0].increment, 0.1 * small_problem.gradient(theta) + 0.5 * z * sizes
+    )
+    for other in values[1:]:
+        torch.testing.assert_close(other.increment, values[0].increment)
+        assert (other.variance is not None) == with_variance
+        if with_variance:
+            torch.testing.assert_close(other.variance, sizes.square().expand(4, -1))
+            torch.testing.assert_close(other.mean, small_problem.gradient(theta))
+    assert torch.equal(z, kept)
 
 
 def test_the_weights_of_amplification_keep_the_mean_and_raise_the_scale() -> None:

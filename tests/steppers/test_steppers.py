@@ -19,6 +19,7 @@ from sdeverify import (
     derive,
 )
 from sdeverify.rng import Block, Streams
+from sdeverify.steppers.discrete import Chain
 from sdeverify.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.steppers.increments import FullBatch, Subsampled
 from sdeverify.steppers.torchsde import integrate_with_torchsde
@@ -129,6 +130,28 @@ def test_the_one_gradient_form_has_the_variance_as_its_mean_up_to_dt(
         dt / sde.intensity**2 * small_oracle.mean(point)[0].square()
     )
     torch.testing.assert_close(values.variance.mean(0), wanted)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.name)
+def test_a_chain_does_not_depend_on_how_its_replicas_are_grouped(
+    optimizer: Optimizer, small_oracle: GradientOracle
+) -> None:
+    gaussian = GradientOracle(
+        small_oracle.problem, GaussianNoise(torch.eye(3, dtype=torch.float64), 0.3)
+    )
+    for oracle in (small_oracle, small_oracle.amplified(2.0), gaussian):
+        start = start_of(optimizer.sde_components, 7)
+        ends = [
+            list(Chain(optimizer, oracle, cache).run(start, [3, 8], streams(7)))
+            for cache in (1, 50, 80, 1 << 20)
+        ]
+        for end in ends[1:]:
+            for a, b in zip(ends[0], end, strict=True):
+                for name in optimizer.sde_components:
+                    torch.testing.assert_close(
+                        getattr(a, name), getattr(b, name), rtol=1e-12, atol=0.0
+                    )
+        assert len(set(ends[0][-1].theta[:, 0].tolist())) == 7
 
 
 def test_bad_steps_and_subsets_are_refused_before_any_work(small_oracle: GradientOracle) -> None:
