@@ -50,9 +50,10 @@ def exact_order(
 ) -> ExactOrder:
     """The order of exact signed errors at steps, coarsest first, `(rung,)` each.
 
-    A limit counts from four rungs on, where it exceeds `LIMIT_FACTOR` times its uncertainty and
-    `LIMIT_SHARE` of the finest rung's error or of `scale`: the largest such error at neighbouring
-    times, which keeps a leading term that passes through 0 from looking like a constant.
+    A limit refutes from four rungs on, and with three keeps from supporting, where it exceeds
+    `LIMIT_FACTOR` times its uncertainty and `LIMIT_SHARE` of the finest rung's error or of `scale`:
+    the largest such error at neighbouring times, which keeps a leading term that passes through 0
+    from looking like a constant.
     """
     nothing = (np.nan, -np.inf, np.inf, np.nan, np.nan)
     size = np.abs(error)
@@ -75,6 +76,8 @@ def exact_order(
         unresolved = "the error changes its sign among the finest rungs"
     elif change > LARGEST_CHANGE:
         unresolved = f"the last two local slopes differ by {change:.2f}: not yet asymptotic"
+    elif abs(limit) > least and order + half >= claimed:
+        unresolved = f"three rungs cannot tell whether the error's limit is 0 or {limit:.1e}"
     return ExactOrder(order, order - half, order + half, limit, uncertainty, unresolved)
 
 

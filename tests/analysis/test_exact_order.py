@@ -106,3 +106,15 @@ def test_an_exact_side_beside_a_sampled_one_is_fitted_with_its_bound():
     mixed = estimate_order(exact.assign(standard_error=spread, error_covariance=covariance))
     assert mixed.terms.item() == 1
     assert mixed.verdict.item() == "supported"
+
+
+def test_three_rungs_do_not_support_an_order_where_a_limit_may_be_left():
+    steps = HALVED[:3]
+    error = 0.3 * steps + 0.02 * steps**2
+    bound = np.full(3, 1e-12)
+    assert exact_order(steps, error, bound, 1.0).unresolved == ""
+    with_limit = exact_order(steps, error + 0.0015, bound, 1.0)
+    assert "three rungs cannot tell" in with_limit.unresolved
+    four = exact_order(HALVED, 0.3 * HALVED + 0.02 * HALVED**2 + 0.0015, np.full(4, 1e-12), 1.0)
+    assert four.order == 0.0
+    assert four.limit == pytest.approx(0.0015, rel=0.01)
