@@ -1,0 +1,103 @@
+"""An ensemble as a job: computed block by block, kept as it comes, merged into one dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sdeverify.errors import SdeverifyError
+from sdeverify.moments import BlockResult, block_moments, cross_block_moments
+from sdeverify.observables import Observable
+from sdeverify.rng import Block
+from sdeverify.schema import chain_dataset, path_dataset
+
+
+class Sink(Protocol):
+    """Where blocks go as they come; `load` gives the blocks of an earlier, stopped run."""
+
+    def load(self) -> dict[int, BlockResult]: ...
+
+    def save(self, block: int, result: BlockResult) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """An ensemble that is computed block by block; what a block gives depends on nothing else."""
+
+    run_block: Callable[[Block], NDArray[np.float64]]
+    steps: tuple[float, ...]
+    start_step: float
+    observables: Sequence[Observable]
+    blocks: Sequence[Block]
+    crossed: bool
+    substeps: tuple[int, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    def missing(self, sink: Sink | None) -> list[Block]:
+        """The blocks that are not in the sink yet."""
+        there = sink.load() if sink is not None else {}
+        return [block for block in self.blocks if block.index not in there]
+
+    def compute(self, block: Block, keep: bool) -> BlockResult:
+        """One block's result; refused where the dynamics diverged."""
+        values = self.run_block(block)
+        if not np.isfinite(values).all():
+            raise SdeverifyError(self._divergence(values))
+        moments = cross_block_moments(values) if self.crossed else block_moments(values)
+        return BlockResult(moments, values if keep else None)
+
+    def dataset(self, results: dict[int, BlockResult]) -> xr.Dataset:
+        """The ensemble's dataset from all its blocks."""
+        ordered = [results[block.index] for block in self.blocks]
+        absolute = np.asarray([self.start_step + s for s in self.steps])
+        kept = [r.values for r in ordered if r.values is not None]
+        common: dict[str, Any] = {
+            "block_count": [r.moments.count for r in ordered],
+            "block_mean": np.stack([r.moments.mean for r in ordered]),
+            "block_comoment": np.stack([r.moments.comoment for r in ordered]),
+            "step": absolute,
+            "time": absolute * self.attrs["time_per_level1_step"],
+            "observables": [o.name for o in self.observables],
+            "blocks": [block.index for block in self.blocks],
+            "attrs": self.attrs,
+            "replicas": np.concatenate(kept) if len(kept) == len(ordered) else None,
+        }
+        if self.crossed:
+            return path_dataset(**common, substeps=self.substeps)
+        return chain_dataset(**common)
+
+    def _divergence(self, values: NDArray[np.float64]) -> str:
+        bad = ~np.isfinite(values).reshape(len(values), -1, *values.shape[-2:]).all(axis=(0, 1))
+        step, observable = (int(i) for i in np.argwhere(bad)[0])
+        return (
+            f"{self.attrs['name']}: observable '{self.observables[observable].name}' is not finite "
+            f"at step {self.start_step + self.steps[step]:g}. The dynamics diverged: use a smaller "
+            "learning rate, a larger epsilon, more substeps or a longer warm-up."
+        )
+
+
+def run_job(
+    job: Job,
+    sink: Sink | None = None,
+    keep_replicas: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Computes the blocks that are missing, saves each as it comes, and gives the dataset.
+
+    Args:
+        progress: called with the number of replicas after each block, those loaded included.
+    """
+    results = sink.load() if sink is not None else {}
+    for block in job.blocks:
+        if block.index not in results:
+            results[block.index] = job.compute(block, keep_replicas)
+            if sink is not None:
+                sink.save(block.index, results[block.index])
+        if progress is not None:
+            progress(block.size)
+    return job.dataset(results)
