@@ -1,4 +1,4 @@
-"""The command line: `sdeverify solve|measure|report|list STUDY`, and `sdeverify scale`.
+"""The command line: `sdeverify solve|measure|report|list STUDY`, `sdeverify scale` and `bench`.
 
 What a command needs is imported when it runs, so that `--help` answers at once.
 """
@@ -155,6 +155,21 @@ def certify(
         from sdeverify import commands
 
         commands.certified(Options(study, source, settings or [], None, None, output, 1))
+
+
+@app.command()
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller sizes and fewer rounds: about half a minute.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    debug: DebugOption = False,
+) -> None:
+    """Measure on this machine what steps and ensembles cost, in ratios; takes a few minutes."""
+    with clean(debug):
+        from sdeverify.bench_command import bench as measured
+
+        measured(quick, device)
 
 
 @app.command(name="list")

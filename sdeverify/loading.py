@@ -68,7 +68,7 @@ class Request:
                 "says. Give its build(...) the parameter, or leave --device out."
             )
         parameters = {k: _like(known.get(k), v) for k, v in {**self.parameters, **named}.items()}
-        _check_device(parameters.get("device", known.get("device")))
+        check_device(parameters.get("device", known.get("device")))
         studies = explained(f"{self.source}, building the study", campaign.studies, **parameters)
         if self.seed is not None and "seed" not in known:
             studies = [replace(study, seed=study.seed + self.seed) for study in studies]
@@ -255,7 +255,12 @@ def _like(default: Any, value: Any) -> Any:
     return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
 
 
-def _check_device(device: Any) -> None:
+def check_device(device: Any) -> None:
+    """Refuses the name of a device that torch cannot use here.
+
+    Raises:
+        InvalidInputError: it cannot be used.
+    """
     import torch
 
     if not isinstance(device, str):

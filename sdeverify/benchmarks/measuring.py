@@ -1,0 +1,115 @@
+"""How costs are measured: in one process, in turn, so that only ratios are told."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a case is measured, and where.
+
+    Args:
+        rounds: how often each work is timed, at most.
+        seconds: no further round begins after so long.
+        quick: smaller sizes, for a first look.
+        device: where the tensors live.
+    """
+
+    rounds: int = 7
+    seconds: float = 3.0
+    quick: bool = False
+    device: str = "cpu"
+
+    def synchronise(self) -> None:
+        """Waits for a GPU, whose work is only queued when a call returns."""
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def efforts(quick: bool, device: str) -> Effort:
+    """The effort of a quick look, or of a whole measurement."""
+    effort = Effort(device=device)
+    return replace(effort, rounds=3, seconds=0.4, quick=True) if quick else effort
+
+
+def interleaved(works: Mapping[str, Work], effort: Effort) -> dict[str, float]:
+    """Median seconds of each work, after one untimed turn.
+
+    The works take turns, so that a change of the machine's speed hits all of them alike.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    effort.synchronise()
+    begin = time.perf_counter()
+    for _ in range(effort.rounds):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            effort.synchronise()
+            taken[name].append(time.perf_counter() - start)
+        if time.perf_counter() - begin > effort.seconds:
+            break
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+class Case(NamedTuple):
+    """A row of a table: its labels, and what measures its values (None: does not apply)."""
+
+    labels: tuple[str, ...]
+    measure: Callable[[], Sequence[float | None]]
+
+
+class Goal(NamedTuple):
+    """What a column is to reach, on some rows of it."""
+
+    limit: float
+    at_most: bool = True
+
+    def met(self, value: float) -> bool:
+        """Whether a value, as it is shown, reaches the goal."""
+        shown = float(figure(value))
+        return shown <= self.limit if self.at_most else shown >= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table that can be measured row by row.
+
+    Args:
+        title: what is measured.
+        unit: what a number means.
+        headings: of the labels.
+        columns: of the values.
+        cases: the rows.
+        goals: a row of goals, one for each column, by the first label of the rows that it is for.
+    """
+
+    title: str
+    unit: str
+    headings: tuple[str, ...]
+    columns: tuple[str, ...]
+    cases: tuple[Case, ...]
+    goals: Mapping[str, tuple[Goal | None, ...]]
+
+    def goal(self, labels: Sequence[str], column: int) -> Goal | None:
+        """The goal of one value, where it has one."""
+        row = self.goals.get(labels[0])
+        return None if row is None else row[column]
+
+
+def figure(value: float) -> str:
+    """A ratio with two places below 10, with one above."""
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,104 @@
+"""An Euler-Maruyama step with all samples, in plain gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
+from sdeverify.benchmarks.nets import CNN, MLP, TRANSFORMER, Subject, on_digits
+from sdeverify.noise import MinibatchNoise
+from sdeverify.optimizers import SGD, Adam, Optimizer
+from sdeverify.oracle import GradientOracle
+from sdeverify.problems.module import ModuleProblem
+from sdeverify.rng import Block, Streams
+from sdeverify.sdes import derive
+from sdeverify.shapes import Tensor
+from sdeverify.state import State
+from sdeverify.steppers.euler_maruyama import EulerMaruyama
+from sdeverify.steppers.increments import FullBatch
+
+SAMPLES = 1797
+ADAM = Adam(learning_rate=1e-3, epsilon=1e-2)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to take a step: the optimizer whose SDE it is, and options of the stepper."""
+
+    name: str
+    optimizer: Optimizer
+    one_gradient: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def stepper(self, problem: ModuleProblem) -> EulerMaruyama:
+        """The stepper of this form."""
+        oracle = GradientOracle(problem, MinibatchNoise(32))
+        sde = derive(self.optimizer, oracle)
+        return EulerMaruyama(sde, (1,), FullBatch(self.one_gradient), **self.options)
+
+
+FORMS = (
+    Form("SGD", SGD(learning_rate=0.1)),
+    Form("Adam, exact diag Σ", ADAM),
+    Form("Adam, one-gradient", ADAM, one_gradient=True),
+)
+GOALS: Mapping[str, tuple[float, ...]] = {
+    MLP.name: (1.0, 1.4, 1.1),
+    CNN.name: (1.0, 2.2, 1.1),
+    TRANSFORMER.name: (1.1, 3.0, 1.1),
+}
+
+
+def step_section(effort: Effort) -> Section:
+    """Three networks, 1 to 128 replicas of the small one."""
+    few: Sequence[int] = (1, 8) if effort.quick else (1, 8, 32)
+    many: Sequence[int] = (1, 16) if effort.quick else (1, 4, 16, 64, 128)
+    sizes = [(MLP, many), (TRANSFORMER, few[:1] if effort.quick else few)]
+    sizes.insert(1, (CNN, few[:1] if effort.quick else few))
+    return Section(
+        title="An Euler–Maruyama step with all 1797 samples",
+        unit="plain full-batch gradients (eager autograd) a replica; digits, float32",
+        headings=("network", "replicas"),
+        columns=tuple(form.name for form in FORMS),
+        cases=tuple(
+            Case((subject.name, str(n)), partial(in_plain_gradients, subject, n, effort))
+            for subject, replicas in sizes
+            for n in replicas
+        ),
+        goals={name: tuple(map(Goal, limits)) for name, limits in GOALS.items()},
+    )
+
+
+def in_plain_gradients(subject: Subject, replicas: int, effort: Effort) -> list[float]:
+    """Each form's seconds for a step of one replica, over those of a plain gradient."""
+    problem, net, inputs, targets = on_digits(subject, SAMPLES, effort.device)
+    works = {"plain": plain_gradient(net, inputs, targets)}
+    for form in FORMS:
+        works[form.name] = one_step(form.stepper(problem), problem.reference, replicas)
+    seconds = interleaved(works, effort)
+    return [seconds[form.name] / replicas / seconds["plain"] for form in FORMS]
+
+
+def plain_gradient(net: nn.Module, inputs: Tensor, targets: Tensor) -> Work:
+    """One full-batch gradient by eager autograd, as training computes it."""
+    loss = nn.CrossEntropyLoss()
+
+    def work() -> None:
+        net.zero_grad()
+        loss(net(inputs), targets).backward()
+
+    return work
+
+
+def one_step(stepper: EulerMaruyama, theta: Tensor, replicas: int) -> Work:
+    """One step of an ensemble, its increment's drawing included."""
+    names = stepper.sde.components
+    parts = {n: theta if n == "theta" else theta.abs() + 1e-3 for n in names}
+    start = State(10, **parts).expand(replicas)
+    streams = Streams(0, "brownian", [Block(0, replicas)], theta.device, theta.dtype)
+    return lambda: list(stepper.run(start, 1, streams))
