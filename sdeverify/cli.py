@@ -68,6 +68,15 @@ WorkersOption = Annotated[
         show_default=False,
     ),
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        help="What all workers together may hold beyond libraries and data, e.g. 500MB or 2GB. "
+        "The results depend on it by no more than rounding.",
+        show_default=False,
+    ),
+]
 HyperOption = Annotated[
     float | None,
     typer.Option(help="As in torch; torch's default where left out.", show_default=False),
@@ -86,6 +95,7 @@ class Options:
     seed: int | None
     output: Path | None
     workers: int | None
+    memory: str | None = None
 
 
 @app.command()
@@ -96,6 +106,7 @@ def solve(
     seed: SeedOption = None,
     output: OutputOption = None,
     workers: WorkersOption = None,
+    memory: MemoryOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Solve the study's SDEs: explain them and show their means."""
@@ -103,7 +114,8 @@ def solve(
         source = _found(study)
         from sdeverify import commands
 
-        commands.solve(Options(study, source, settings or [], device, seed, output, workers))
+        given = Options(study, source, settings or [], device, seed, output, workers, memory)
+        commands.solve(given)
 
 
 @app.command()
@@ -114,6 +126,7 @@ def measure(
     seed: SeedOption = None,
     output: OutputOption = None,
     workers: WorkersOption = None,
+    memory: MemoryOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Run both sides and show the orders of the weak error with their verdicts."""
@@ -121,7 +134,8 @@ def measure(
         source = _found(study)
         from sdeverify import commands
 
-        commands.measure(Options(study, source, settings or [], device, seed, output, workers))
+        given = Options(study, source, settings or [], device, seed, output, workers, memory)
+        commands.measure(given)
 
 
 @app.command()
@@ -132,6 +146,7 @@ def report(
     seed: SeedOption = None,
     output: OutputOption = None,
     workers: WorkersOption = None,
+    memory: MemoryOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure what is still missing and write the report: HTML, Markdown, figures."""
@@ -139,7 +154,8 @@ def report(
         source = _found(study)
         from sdeverify import commands
 
-        commands.report(Options(study, source, settings or [], device, seed, output, workers))
+        given = Options(study, source, settings or [], device, seed, output, workers, memory)
+        commands.report(given)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from sdeverify.progress import StudyBars
 from sdeverify.report import write_report
 from sdeverify.report.results import read_results
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
-from sdeverify.runner import compute, run_campaign
+from sdeverify.runner import compute, run_campaign, share
 from sdeverify.store import Store
 from sdeverify.study import Study
 from sdeverify.worker import Work
@@ -45,7 +45,8 @@ def solve(options: Options) -> None:
     """The SDE side: explanations and means."""
     asked = _asked(options)
     request = Request(asked.source, asked.parameters, options.seed, options.device)
-    work = Work(request, str(asked.output), sde_only=True)
+    memory = share(options.memory, asked.workers)
+    work = Work(request, str(asked.output), sde_only=True, memory=memory)
     computed = compute(work, asked.workers, StudyBars(Console(stderr=True)))
     for study in computed.prepared.built.studies:
         _show_solution(study, computed.datasets)
@@ -64,6 +65,7 @@ def measure(options: Options) -> tuple[xr.DataTree, Path]:
         seed=options.seed,
         progress=StudyBars(Console(stderr=True)),
         command=_command(options),
+        memory=options.memory,
     )
     _show_verdicts(tree)
     _say(f"Results: {asked.output}")

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdeverify.errors import InvalidInputError
+from sdeverify.footprints import chain_footprint, path_footprint
 from sdeverify.jobs import Job
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
@@ -28,6 +29,8 @@ from sdeverify.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
 
 BLOCK_SIZE = 128
+NORMALS = torch.float32
+"""The precision in which a path's normals are drawn, whatever the state's; see `Streams`."""
 
 
 def chain_job(
@@ -45,11 +48,11 @@ def chain_job(
     chain = Chain(optimizer, oracle)
     for step in recorded:
         optimizer.own_step(point.step + step)
-    optimizer.from_sde(point.expand(1), oracle)
+    own = optimizer.from_sde(point.expand(1), oracle)
 
     def run_block(block: Block) -> NDArray[np.float64]:
         streams = Streams(seed, "gradients", [block], oracle.problem.device, oracle.problem.dtype)
-        states = chain.run(point.expand(block.size), recorded, streams)
+        states = chain.run(point.expand(block.wanted), recorded, streams)
         return np.stack([_measure(observables, state) for state in states], axis=1)
 
     attrs = {
@@ -61,7 +64,8 @@ def chain_job(
         "hyperparameters": _as_text(optimizer.hyperparameters),
     }
     blocks = blocks_of(replicas, block_size)
-    return Job(run_block, recorded, point.step, observables, blocks, False, (), attrs)
+    footprint = chain_footprint(oracle, len(own))
+    return Job(run_block, recorded, point.step, observables, blocks, False, (), attrs, footprint)
 
 
 def path_job(
@@ -98,8 +102,8 @@ def path_job(
     last = int(max(recorded))
 
     def run_block(block: Block) -> NDArray[np.float64]:
-        streams = Streams(seed, "brownian", [block], problem.device, problem.dtype)
-        path = stepper.run(point.expand(block.size), last, streams)
+        streams = Streams(seed, "brownian", [block], problem.device, problem.dtype, NORMALS)
+        path = stepper.run(point.expand(block.wanted), last, streams)
         wanted = (states for k, states in enumerate(path) if k in recorded)
         return np.stack(
             [np.stack([_measure(observables, s) for s in states], 1) for states in wanted], axis=2
@@ -114,10 +118,13 @@ def path_job(
         "refinement": 1.0,
         "subsample": 0 if noiseless else subsample,
         "one_gradient": int(one_gradient),
+        "normals": str(NORMALS).removeprefix("torch."),
         "hyperparameters": _as_text(sde.constants),
     }
     blocks = blocks_of(size, block_size)
-    return Job(run_block, recorded, point.step, observables, blocks, True, tuple(substeps), attrs)
+    footprint = path_footprint(stepper, subsample)
+    fine = tuple(substeps)
+    return Job(run_block, recorded, point.step, observables, blocks, True, fine, attrs, footprint)
 
 
 def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:

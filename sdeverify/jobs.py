@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdeverify.errors import SdeverifyError
+from sdeverify.memory import Footprint, parse_memory
 from sdeverify.moments import BlockResult, block_moments, cross_block_moments
 from sdeverify.observables import Observable
+from sdeverify.problems.chunks import memory_limit
 from sdeverify.rng import Block
 from sdeverify.schema import chain_dataset, path_dataset
 
@@ -27,7 +29,13 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """An ensemble that is computed block by block; what a block gives depends on nothing else."""
+    """An ensemble that is computed block by block; what a block gives depends on nothing else.
+
+    Args:
+        run_block: the values `(replica, [substeps,] step, observable)` of a block, or of a part.
+        footprint: what a replica holds in memory; None where a block is never cut.
+        memory: the budget in bytes, beyond what is held before; None for a default.
+    """
 
     run_block: Callable[[Block], NDArray[np.float64]]
     steps: tuple[float, ...]
@@ -37,6 +45,21 @@ class Job:
     crossed: bool
     substeps: tuple[int, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
+    footprint: Footprint | None = None
+    memory: int | None = None
+
+    def within(self, memory: int | str | None) -> Job:
+        """The same job within a budget of memory (bytes, or a text such as "2GB").
+
+        Raises:
+            InvalidInputError: no budget, or one into which a replica does not fit.
+        """
+        if memory is None:
+            return self
+        budget = parse_memory(memory)
+        if self.footprint is not None:
+            self.footprint.plan(budget, max(block.size for block in self.blocks))
+        return replace(self, memory=budget)
 
     def missing(self, sink: Sink | None) -> list[Block]:
         """The blocks that are not in the sink yet."""
@@ -45,11 +68,19 @@ class Job:
 
     def compute(self, block: Block, keep: bool) -> BlockResult:
         """One block's result; refused where the dynamics diverged."""
-        values = self.run_block(block)
+        values = self._values(block)
         if not np.isfinite(values).all():
             raise SdeverifyError(self._divergence(values))
         moments = cross_block_moments(values) if self.crossed else block_moments(values)
         return BlockResult(moments, values if keep else None)
+
+    def _values(self, block: Block) -> NDArray[np.float64]:
+        if self.footprint is None:
+            return self.run_block(block)
+        plan = self.footprint.plan(self.memory, block.size)
+        with memory_limit(plan.gradients):
+            parts = [self.run_block(part) for part in block.parts(plan.replicas)]
+        return np.concatenate(parts)
 
     def dataset(self, results: dict[int, BlockResult]) -> xr.Dataset:
         """The ensemble's dataset from all its blocks."""

@@ -20,10 +20,29 @@ from sdeverify.shapes import Tensor
 
 @dataclass(frozen=True)
 class Block:
-    """A block of `size` replicas, the unit of work and of storage; `index` names its streams."""
+    """A block of `size` replicas, the unit of work and of storage; `index` names its streams.
+
+    Replicas `first` to `last` (None: to the end) are those that are wanted: numbers are drawn for
+    the whole block, so that a part sees just what it sees within the whole.
+    """
 
     index: int
     size: int
+    first: int = 0
+    last: int | None = None
+
+    @property
+    def wanted(self) -> int:
+        """The number of replicas that are wanted."""
+        return (self.size if self.last is None else self.last) - self.first
+
+    def parts(self, most: int) -> list[Block]:
+        """The block evenly cut into parts of at most `most` replicas; itself where it fits."""
+        if self.size <= most:
+            return [self]
+        each = -(-self.size // -(-self.size // most))
+        starts = range(0, self.size, each)
+        return [replace(self, first=i, last=min(i + each, self.size)) for i in starts]
 
 
 def blocks_of(replicas: int, block_size: int) -> list[Block]:
@@ -59,7 +78,7 @@ class Streams:
     @property
     def replicas(self) -> int:
         """The number of replicas that these streams serve."""
-        return sum(block.size for block in self.blocks)
+        return sum(block.wanted for block in self.blocks)
 
     @cached_property
     def _generators(self) -> list[torch.Generator]:
@@ -74,10 +93,11 @@ class Streams:
         return replace(self, role=role)
 
     def _each(self, draw: object, *shape: int) -> Tensor:
-        parts = [
-            draw((b.size, *shape), g)  # type: ignore[operator]
-            for b, g in zip(self.blocks, self._generators, strict=True)
-        ]
+        parts = []
+        for block, generator in zip(self.blocks, self._generators, strict=True):
+            whole = draw((block.size, *shape), generator)  # type: ignore[operator]
+            cut = block.wanted < block.size
+            parts.append(whole[block.first : block.last].clone() if cut else whole)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def normal(self, *shape: int) -> Tensor:

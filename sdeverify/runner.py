@@ -20,6 +20,7 @@ from sdeverify.claims import Claims
 from sdeverify.ensembles import Job, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.loading import Request, find_study
+from sdeverify.memory import parse_memory
 from sdeverify.study import assemble
 from sdeverify.worker import Prepared, Report, Work, one_thread, run_tasks
 
@@ -59,6 +60,7 @@ def run_campaign(
     seed: int | None = None,
     progress: Progress | None = None,
     command: str = "",
+    memory: int | str | None = None,
 ) -> xr.DataTree:
     """Computes what is missing of a study and gives all its results, which the store keeps too.
 
@@ -73,12 +75,14 @@ def run_campaign(
         device, seed: the study's parameters of these names.
         progress: shows how far the run is.
         command: what to type to make the results again, for the report.
+        memory: what all workers together may hold beyond libraries and data, as in `sv.solve`.
 
     Raises:
         SdeverifyError: the study, its parameters or the store are refused, or a block fails.
     """
     request = Request(str(find_study(source)), dict(parameters), seed, device)
-    computed = compute(Work(request, os.fspath(store_path)), workers, progress)
+    work = Work(request, os.fspath(store_path), memory=share(memory, workers))
+    computed = compute(work, workers, progress)
     campaign, studies, used = computed.prepared.built
     with one_thread():
         tree = assemble(campaign, studies, computed.datasets, used)
@@ -86,6 +90,11 @@ def run_campaign(
         tree.attrs["command"] = command
     computed.prepared.store.write_tree(tree)
     return tree
+
+
+def share(memory: int | str | None, workers: int) -> int | None:
+    """One worker's part of a budget."""
+    return None if memory is None else parse_memory(memory) // workers
 
 
 def compute(work: Work, workers: int, progress: Progress | None = None) -> Computed:

@@ -40,11 +40,13 @@ class Work:
         request: the study.
         store: the store's directory.
         sde_only: leave out the discrete runs and the check of sub-sampling.
+        memory: bytes that one process may hold beyond libraries and data; None for a default.
     """
 
     request: Request
     store: str
     sde_only: bool = False
+    memory: int | None = None
 
     def prepare(self) -> Prepared:
         """Builds the study and opens its store.
@@ -58,6 +60,7 @@ class Work:
         if self.sde_only:
             kept = ("path_", "flow_")
             jobs = {n: job for n, job in jobs.items() if n.rpartition("/")[2].startswith(kept)}
+        jobs = {name: job.within(self.memory) for name, job in jobs.items()}
         store = Store(self.store)
         store.prepare()
         sinks = {name: store.sink(name, job) for name, job in jobs.items()}

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from sdeverify.cli import app, clean
 from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.loading import Request, find_study, parse_settings
-from sdeverify.runner import run_campaign, run_workers
+from sdeverify.runner import run_campaign, run_workers, share
 from sdeverify.store import Store
 from sdeverify.worker import Work
 
@@ -415,3 +415,22 @@ def test_a_work_order_survives_the_way_to_a_worker(study: Path) -> None:
     assert received.sde_only
     assert received.request.seed == 2
     assert received.request.build().parameters == {"levels": (1, 2.0), "replicas": 8, "seed": 2}
+
+
+def test_a_memory_budget_is_shared_by_the_workers_and_refused_where_it_is_too_small(
+    study: Path, tmp_path: Path
+) -> None:
+    work = Work(Request(str(study)), str(tmp_path / "kept"), memory=share("1GB", 2))
+    assert {job.memory for job in work.prepare().jobs.values()} == {1 << 29}
+    assert Work.decode(work.encode()).memory == 1 << 29
+    shown = sdeverify("measure", study, "--memory", "1MB", "--output", tmp_path / "out")
+    assert shown.exit_code == 1
+    assert "memory=1,048,576 bytes are too few" in shown.stderr.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_memory_budget_does_not_change_what_is_measured(
+    study: Path, reference: xr.DataTree, tmp_path: Path
+) -> None:
+    results = run_campaign(str(study), {"replicas": 1024}, tmp_path, memory="200MB")
+    assert tree_without_parameters(results).identical(tree_without_parameters(reference))

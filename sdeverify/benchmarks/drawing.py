@@ -9,6 +9,7 @@ import torch
 from torchsde import sdeint
 
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
+from sdeverify.job_building import NORMALS
 from sdeverify.noise import GaussianNoise
 from sdeverify.optimizers import SGD
 from sdeverify.oracle import GradientOracle
@@ -82,41 +83,49 @@ class PlainModel:
         return torch.full_like(y, RATE * SIGMA)
 
 
-def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | None]:
-    device = effort.device
-    sde = ornstein_uhlenbeck(dtype, device)
-    y0 = torch.zeros(REPLICAS, DIMENSIONS, dtype=dtype, device=device)
-    start = State(0, theta=y0)
-    end = torch.tensor([0.0, steps], dtype=torch.float64)
-
-    def streams(normals: torch.dtype | None = None) -> Streams:
-        return Streams(0, "brownian", [Block(0, REPLICAS)], device, dtype, normals)
-
-    def loop(normals: torch.dtype | None) -> None:
-        for _ in EulerMaruyama(sde, (1,), FullBatch()).run(start, steps, streams(normals)):
-            pass
-
-    def theirs() -> None:
-        sdeint(PlainModel(), y0, end, dt=1.0, method="euler")
-
-    works: dict[str, Work] = {
-        "bare": partial(_drawn, y0, steps),
-        "theirs": theirs,
-        "ours": lambda: integrate_with_torchsde(sde, start, 1, steps, streams()),
-        "same": partial(loop, None),
-        "solve": partial(loop, torch.float32),
-    }
-    if dtype == torch.float32:
-        del works["same"]
-    seconds = interleaved(works, effort)
-    bare = seconds.pop("bare")
-    return [
-        seconds[n] / bare if n in seconds else None for n in ("theirs", "ours", "same", "solve")
-    ]
-
-
-def _drawn(like: Tensor, steps: int) -> None:
-    generator = torch.Generator(like.device).manual_seed(0)
-    buffer = torch.empty_like(like)
+def bare(dtype: torch.dtype, steps: int, device: str = "cpu") -> None:
+    """Draws the normals of all steps and does nothing with them."""
+    generator = torch.Generator(device).manual_seed(0)
+    buffer = torch.empty(REPLICAS, DIMENSIONS, dtype=dtype, device=device)
     for _ in range(steps):
         buffer.normal_(generator=generator)
+
+
+def our_loop(
+    dtype: torch.dtype, steps: int, device: str = "cpu", normals: torch.dtype | None = NORMALS
+) -> Work:
+    """The whole ensemble, step by step, without observables."""
+    stepper = EulerMaruyama(ornstein_uhlenbeck(dtype, device), (1,), FullBatch())
+    start = _start(dtype, device)
+
+    def work() -> None:
+        for _ in stepper.run(start, steps, _streams(dtype, device, normals)):
+            pass
+
+    return work
+
+
+def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | None]:
+    device = effort.device
+    sde, start = ornstein_uhlenbeck(dtype, device), _start(dtype, device)
+    end = torch.tensor([0.0, steps], dtype=torch.float64)
+    streams = partial(_streams, dtype, device, None)
+    works: dict[str, Work] = {
+        "bare": partial(bare, dtype, steps, device),
+        "alone": lambda: sdeint(PlainModel(), start.theta, end, dt=1.0, method="euler"),
+        "ours": lambda: integrate_with_torchsde(sde, start, 1, steps, streams()),
+        "solve": our_loop(dtype, steps, device),
+    }
+    if dtype != NORMALS:
+        works["same"] = our_loop(dtype, steps, device, None)
+    seconds = interleaved(works, effort)
+    ratios = {name: value / seconds["bare"] for name, value in seconds.items()}
+    return [ratios.get(name) for name in ("alone", "ours", "same", "solve")]
+
+
+def _start(dtype: torch.dtype, device: str) -> State:
+    return State(0, theta=torch.zeros(REPLICAS, DIMENSIONS, dtype=dtype, device=device))
+
+
+def _streams(dtype: torch.dtype, device: str, normals: torch.dtype | None) -> Streams:
+    return Streams(0, "brownian", [Block(0, REPLICAS)], device, dtype, normals)

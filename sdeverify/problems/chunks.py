@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,18 @@ DEFAULT_MEMORY = 1 << 30
 """Bytes of temporary memory where no budget is given."""
 TEMPORARIES = 3
 """Peak memory over the bytes of what one chunk saves for the backward pass."""
+
+_LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
+
+
+@contextmanager
+def memory_limit(memory: int) -> Iterator[None]:
+    """Keeps all problems' temporary memory within `memory` bytes while the context lasts."""
+    before = _LIMIT.set(memory)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(before)
 
 
 @dataclass(frozen=True)
@@ -54,11 +68,24 @@ class Chunks:
         return cls(memory or DEFAULT_MEMORY, min(CACHE, budget), min(ONE_REPLICA, budget))
 
     def sizes(self, replicas: int, samples: int, cost: Cost) -> tuple[int, int]:
-        """Replicas and samples in one chunk."""
+        """Replicas and samples in one chunk.
+
+        Raises:
+            InvalidInputError: not even one sample of one replica fits into a limit.
+        """
+        limit = _LIMIT.get()
+        most = self.alone if limit is None else min(self.alone, limit // TEMPORARIES)
+        together = min(self.side_by_side, most)
         whole = cost.replica + samples * cost.sample
-        if whole <= self.side_by_side:
-            return min(replicas, self.side_by_side // max(whole, 1)), samples
-        fitting = (self.alone - cost.replica) // max(cost.sample, 1)
+        if whole <= together:
+            return min(replicas, together // max(whole, 1)), samples
+        fitting = (most - cost.replica) // max(cost.sample, 1)
+        if limit is not None and fitting < 1:
+            more = TEMPORARIES * (cost.replica + cost.sample) - limit
+            raise InvalidInputError(
+                f"one sample's gradient does not fit into the memory budget: {more:,} bytes more "
+                "are needed. Give more memory."
+            )
         return 1, max(1, min(samples, fitting))
 
     def cut(self, replicas: int, samples: int, cost: Cost) -> Iterator[tuple[slice, slice]]:

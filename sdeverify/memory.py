@@ -1,0 +1,82 @@
+"""A budget of memory for an ensemble: how many replicas of a block are moved at a time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sdeverify.errors import InvalidInputError
+
+DEFAULT = 2 << 30
+"""Bytes for states and temporaries where no budget is given; then at least one replica is moved."""
+OVERHEAD = 32 << 20
+"""Bytes of a budget that are left to the allocator and to the libraries' own buffers."""
+LEAST_GRADIENTS = 4 << 20
+"""Bytes that the gradients' temporaries get at least."""
+
+_UNITS = {"": 1, "b": 1} | {
+    name: 1024**power
+    for power, letter in enumerate("kmgt", 1)
+    for name in (letter, f"{letter}b", f"{letter}ib")
+}
+
+
+def parse_memory(memory: int | str) -> int:
+    """Bytes from a number, or from a text such as "500MB" or "2GB" (units of 1024).
+
+    Raises:
+        InvalidInputError: neither of them.
+    """
+    if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
+        return memory
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
+    size = 0 if found is None else int(float(found[1]) * _UNITS.get(found[2], 0))
+    if size < 1:
+        raise InvalidInputError(
+            f"memory is a number of bytes or a text such as '500MB' or '2GB'; got {memory!r}."
+        )
+    return size
+
+
+class MemoryPlan(NamedTuple):
+    """Replicas that are moved at a time, and bytes for their gradients' temporaries."""
+
+    replicas: int
+    gradients: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an ensemble holds, in bytes, apart from its gradients' temporaries.
+
+    Args:
+        replica: for each replica that is moved: states, increments and what a step makes of them.
+        drawn: for each replica of a block: the numbers that are drawn for the whole block at once.
+    """
+
+    replica: int
+    drawn: int
+
+    def plan(self, memory: int | None, block_size: int) -> MemoryPlan:
+        """The cut of a block; half of what is free goes to states, the rest to gradients.
+
+        Raises:
+            InvalidInputError: not even one replica fits into a given budget.
+        """
+        budget = DEFAULT if memory is None else memory
+        free = budget - OVERHEAD - self.drawn * block_size
+        fitting = min(block_size, max(0, free) // 2 // max(self.replica, 1))
+        if memory is None:
+            fitting = max(fitting, 1)
+        gradients = free - fitting * self.replica
+        if memory is None:
+            gradients = max(gradients, DEFAULT // 4)
+        if fitting < 1 or gradients < LEAST_GRADIENTS:
+            least = OVERHEAD + self.drawn * block_size + 2 * max(self.replica, LEAST_GRADIENTS)
+            raise InvalidInputError(
+                f"memory={memory:,} bytes are too few here: at least {least:,} are needed for one "
+                f"replica beside the draws of a block of {block_size}. Give more, or use a smaller "
+                "block_size."
+            )
+        return MemoryPlan(fitting, gradients)
