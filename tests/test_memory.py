@@ -20,7 +20,7 @@ MB = 1 << 20
 ADAM = sv.Adam(learning_rate=1e-3, epsilon=1e-2)
 
 PEAK = """
-import json, resource, sys
+import json, sys
 import torch
 import sdeverify as sv
 from sdeverify import measures
@@ -38,21 +38,22 @@ def run(samples, hidden, replicas, memory):
     start = sv.State(5, theta=theta, m=state, u=state) if case["optimizer"] != "SGD" else theta
     seen = [measures.loss(problem), measures.squared_gradient_norm(problem)]
     how = dict(replicas=replicas, memory=memory)
-    before = resident()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is counted from here
+    before = status("VmRSS")
     if case["side"] == "chain":
         sv.simulate(optimizer, oracle, start, 2, seen, **how)
     else:
         subsample = case["subsample"]
         sv.solve(sv.derive(optimizer, oracle), start, 1, seen, subsample=subsample, **how)
-    return before
+    return status("VmHWM") - before
 
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def status(name):
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
 
 run(64, 8, 4, None)
-before = run(400, case["hidden"], case["replicas"], case["memory"])
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(run(400, case["hidden"], case["replicas"], case["memory"]))
 """
 
 
