@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sdeverify.problems.chunks import CACHE, ONE_REPLICA
 from sdeverify.problems.functional import FunctionalModel
 from sdeverify.problems.losses import cross_entropy, cross_entropy_signal
 from sdeverify.problems.problem import WeightedMoments
@@ -53,6 +54,8 @@ class DenseChain:
 
     name = "dense chain"
     copies = 2
+    together = CACHE
+    alone = ONE_REPLICA
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class DenseChain:
             if layer.weight in self.model.layout.live:
                 self._part(out, layer.weight).copy_(_products(b, a).flatten(1))
             if layer.bias in self.model.layout.live:
-                torch.sum(b, 1, out=self._part(out, layer.bias))
+                self._part(out, layer.bias).copy_(b.sum(1))
         return out
 
     def sums(
@@ -130,7 +133,7 @@ class DenseChain:
             if layer.weight in self.model.layout.live:
                 self._part(out.weighted, layer.weight).copy_(_products(scratch, a).flatten(1))
                 self._part(out.mean, layer.weight).copy_(_products(b, a).flatten(1))
-            torch.mul(b, b, out=scratch)
+            scratch = b * b
             if layer.weight in self.model.layout.live:
                 second = _products(scratch, a.square())
                 self._part(out.second, layer.weight).copy_(second.flatten(1))
@@ -138,10 +141,10 @@ class DenseChain:
                 both = rows @ b
                 self._part(out.weighted, layer.bias).copy_(both[:, 0])
                 self._part(out.mean, layer.bias).copy_(both[:, 1])
-                torch.sum(scratch, 1, out=self._part(out.second, layer.bias))
+                self._part(out.second, layer.bias).copy_(scratch.sum(1))
         return out
 
-    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
+    def formed(self, theta: Float[Tensor, " param"]) -> int:
         """None are formed."""
         return 0
 
