@@ -99,7 +99,7 @@ def running_square(v: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
 
 
 def descend(theta: Tensor, update: Tensor, root: Tensor, rate: PerParameter) -> Tensor:
-    """theta - rate update/root, in one reading where the rate is one number."""
+    """theta - rate update/root, in one reading and in root's memory where the rate is one number."""
     if isinstance(rate, Tensor):
         return theta - rate * update / root
-    return torch.addcdiv(theta, update, root, value=-rate)
+    return torch.addcdiv(theta, update, root, value=-rate, out=root)

@@ -13,8 +13,8 @@ from sdeverify.errors import InvalidInputError
 
 CACHE = 12 << 20
 """Replicas go side by side on a CPU as long as what they save fits in here (measured on MLPs)."""
-ONE_REPLICA = 128 << 20
-"""One replica's samples go at once up to this size (measured on a CNN and a transformer)."""
+ONE_REPLICA = 16 << 20
+"""One replica's samples go at once up to this size on a CPU (measured on a CNN)."""
 DEFAULT_MEMORY = 1 << 30
 """Bytes of temporary memory where no budget is given."""
 TEMPORARIES = 3
@@ -35,10 +35,17 @@ def memory_limit(memory: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of one kernel: for each replica, and for each sample of a replica."""
+    """Bytes of one kernel: for each replica, and for each sample of a replica.
+
+    Args:
+        together: a replica up to this size gains on a CPU from others at its side.
+        alone: bytes of one replica's samples that a CPU takes best at once.
+    """
 
     replica: int
     sample: int
+    together: int = CACHE
+    alone: int = ONE_REPLICA
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,13 @@ class Chunks:
 
     Args:
         memory: the budget of temporary memory in bytes.
-        side_by_side: bytes up to which replicas share a chunk.
-        alone: bytes up to which one replica's samples are not cut.
+        held: bytes that one chunk may hold by its `Cost`.
+        cached: whether chunks are to fit the cache as well.
     """
 
     memory: int
-    side_by_side: int
-    alone: int
+    held: int
+    cached: bool
 
     @classmethod
     def on(cls, device: torch.device, memory: int | None) -> Chunks:
@@ -62,10 +69,8 @@ class Chunks:
             raise InvalidInputError(
                 f"memory is a number of bytes, at least {1 << 20} (1 MiB); got {memory}."
             )
-        budget = (memory or DEFAULT_MEMORY) // TEMPORARIES
-        if device.type != "cpu":
-            return cls(memory or DEFAULT_MEMORY, budget, budget)
-        return cls(memory or DEFAULT_MEMORY, min(CACHE, budget), min(ONE_REPLICA, budget))
+        budget = memory or DEFAULT_MEMORY
+        return cls(budget, budget // TEMPORARIES, device.type == "cpu")
 
     def sizes(self, replicas: int, samples: int, cost: Cost) -> tuple[int, int]:
         """Replicas and samples in one chunk.
@@ -74,12 +79,13 @@ class Chunks:
             InvalidInputError: not even one sample of one replica fits into a limit.
         """
         limit = _LIMIT.get()
-        most = self.alone if limit is None else min(self.alone, limit // TEMPORARIES)
-        together = min(self.side_by_side, most)
+        held = self.held if limit is None else min(self.held, limit // TEMPORARIES)
+        room = min(CACHE, held) if self.cached else held
         whole = cost.replica + samples * cost.sample
-        if whole <= together:
-            return min(replicas, together // max(whole, 1)), samples
-        fitting = (most - cost.replica) // max(cost.sample, 1)
+        if whole <= room and (whole <= cost.together or not self.cached):
+            return min(replicas, room // max(whole, 1)), samples
+        alone = min(cost.alone, held) if self.cached else held
+        fitting = (alone - cost.replica) // max(cost.sample, 1)
         if limit is not None and fitting < 1:
             more = TEMPORARIES * (cost.replica + cost.sample) - limit
             raise InvalidInputError(

@@ -20,6 +20,8 @@ class GradientRoute(Protocol):
     name: str
     copies: int
     """Size of what one pass holds, in units of what autograd saves for one backward pass."""
+    together: int
+    """Bytes of one replica up to which others at its side make it faster on a CPU."""
 
     def weighted(
         self,
@@ -36,6 +38,10 @@ class MomentsRoute(Protocol):
     name: str
     copies: int
     """Size of what one pass holds, in units of what autograd saves for one backward pass."""
+    together: int
+    """Bytes of one replica up to which others at its side make it faster on a CPU."""
+    alone: int
+    """Bytes of one replica's samples that a CPU takes best at once."""
 
     def sums(
         self,
@@ -45,8 +51,8 @@ class MomentsRoute(Protocol):
     ) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2 (sums, not means: chunks add up)."""
 
-    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
-        """Elements of the largest per-sample gradient that is formed at one time."""
+    def formed(self, theta: Float[Tensor, " param"]) -> int:
+        """Elements of the per-sample gradients that are held for each sample."""
 
 
 class General:
@@ -59,6 +65,8 @@ class General:
 
     name = "per sample"
     copies = 1
+    together = 2 << 20
+    alone = 96 << 20
 
     def __init__(self, model: FunctionalModel) -> None:
         self.model = model
@@ -81,7 +89,9 @@ class General:
             return result
         return torch.stack(
             [
-                function({k: v[r] for k, v in parameters.items()}, batch.of(r))
+                function(
+                    self.model.prepared({k: v[r] for k, v in parameters.items()}), batch.of(r)
+                )
                 for r in range(len(theta))
             ]
         )
@@ -95,7 +105,8 @@ class General:
         """sum_i w_i grad l_i."""
         layout = self.model.layout
         if len(theta) == 1:
-            leaves = {k: v.requires_grad_() for k, v in layout.unflatten(theta[0].detach()).items()}
+            single = self.model.prepared(layout.unflatten(theta[0].detach()))
+            leaves = {k: v.detach().requires_grad_() for k, v in single.items()}
             with torch.enable_grad():
                 total = weights[0] @ self.model.losses(leaves, batch.of(0))
             found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
@@ -136,7 +147,7 @@ class General:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
         return WeightedMoments(*sums_over_samples(self.per_sample(theta, batch), weights))
 
-    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
+    def formed(self, theta: Float[Tensor, " param"]) -> int:
         """All parameters' at once."""
         return theta.numel()
 

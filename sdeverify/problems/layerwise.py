@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.func import vmap
 
+from sdeverify.problems.chunks import ONE_REPLICA
 from sdeverify.problems.functional import FunctionalModel
 from sdeverify.problems.layers import Sums, rule_for
 from sdeverify.problems.problem import WeightedMoments
@@ -28,7 +28,9 @@ class Layerwise:
     """Moments of a net all of whose trainable parameters sit in layers with a rule."""
 
     name = "layerwise"
-    copies = 6
+    copies = 2
+    together = 2 << 20
+    alone = ONE_REPLICA
 
     def __init__(self, model: FunctionalModel, layers: dict[str, nn.Module]) -> None:
         self.model = model
@@ -61,26 +63,19 @@ class Layerwise:
         parameters = self.model.layout.unflatten(theta.detach())
         if len(theta) == 1:
             single = {name: value[0] for name, value in parameters.items()}
-            inputs, signals = self._one_replica(single, batch.of(0))
-            parts = self._apply_rules(inputs, signals, weights[0])
-            return WeightedMoments(*(self._flat(parts, i).unsqueeze(0) for i in range(3)))
-        inputs, signals = self._many_replicas(parameters, batch)
-        parts = vmap(self._apply_rules)(inputs, signals, weights)
-        return WeightedMoments(*(self._flat(parts, i, leading=1) for i in range(3)))
+            found = self._one_replica(self.model.prepared(single), batch.of(0))
+            inputs, signals = ([x.unsqueeze(0) for x in tensors] for tensors in found)
+        else:
+            inputs, signals = self._many_replicas(parameters, batch)
+        parts = self._apply_rules(inputs, signals, weights)
+        return WeightedMoments(*(self._flat(parts, i) for i in range(3)))
 
-    def formed(self, theta: Float[Tensor, " param"], probe: Batch) -> int:
-        """The largest weight of a layer that acts at several positions of a sample."""
-        inputs, _ = self._one_replica(self.model.layout.unflatten(theta), probe.of(0))
-        sizes = [
-            max(p.numel() for p in layer.parameters(recurse=False))
-            for layer, a in zip(self.layers, inputs, strict=True)
-            if a.dim() > 2 or isinstance(layer, nn.Embedding)
-        ]
-        return max(sizes, default=0)
+    def formed(self, theta: Float[Tensor, " param"]) -> int:
+        """None beyond the rules' own small pieces."""
+        return 0
 
-    def _flat(self, parts: dict[str, Sums], which: int, leading: int = 0) -> Tensor:
-        chosen = {name: sums[which] for name, sums in parts.items()}
-        return self.model.layout.flatten(chosen, leading)
+    def _flat(self, parts: dict[str, Sums], which: int) -> Tensor:
+        return self.model.layout.flatten({name: sums[which] for name, sums in parts.items()}, 1)
 
     def _one_replica(
         self, parameters: dict[str, Tensor], data: Data
@@ -151,7 +146,7 @@ class Layerwise:
         return losses, inputs
 
     def _apply_rules(
-        self, inputs: list[Tensor], signals: list[Tensor], weights: Float[Tensor, " n"]
+        self, inputs: list[Tensor], signals: list[Tensor], weights: Float[Tensor, "replica n"]
     ) -> dict[str, Sums]:
         found: dict[str, Sums] = {}
         for prefix, layer, a, b in zip(self.paths, self.layers, inputs, signals, strict=True):

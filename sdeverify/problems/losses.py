@@ -31,14 +31,15 @@ def cross_entropy(
 
 
 def cross_entropy_signal(
-    logits: Float[Tensor, "n classes"],
-    targets: Int[Tensor, " n"],
-    weights: Float[Tensor, " n"] | None,
-) -> Float[Tensor, "n classes"]:
+    logits: Float[Tensor, "replica classes n"],
+    targets: Int[Tensor, "own n"],
+    weights: Float[Tensor, "replica n"] | None,
+) -> Float[Tensor, "replica classes n"]:
     """d(sum_i w_i l_i)/d(logits) = w (softmax(logits) - one-hot(target)); w = 1 where not given."""
-    signal = torch.softmax(logits.mT.contiguous(), 0)
-    signal.scatter_add_(0, targets.unsqueeze(0), signal.new_full((1, len(targets)), -1.0))
-    return (signal if weights is None else signal.mul_(weights)).mT
+    signal = torch.softmax(logits, 1)
+    hits = targets.unsqueeze(1).expand(len(logits), 1, -1)
+    signal.scatter_add_(1, hits, signal.new_full((1, 1, 1), -1.0).expand(hits.shape))
+    return signal if weights is None else signal.mul_(weights.unsqueeze(1))
 
 
 def fast_loss(loss: PerSampleLoss, outputs: Tensor, targets: Tensor) -> PerSampleLoss:

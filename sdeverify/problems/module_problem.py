@@ -285,14 +285,17 @@ class ModuleProblem(Problem):
     @cached_property
     def _cost(self) -> Cost:
         """Of one weighted gradient."""
-        return Cost(self._saved.replica, self._saved.sample * self._gradients.copies)
+        route, saved = self._gradients, self._saved
+        return Cost(saved.replica, saved.sample * route.copies, route.together)
 
     @cached_property
     def _per_sample_cost(self) -> Cost:
-        return Cost(self._saved.replica, self._saved.sample + self._saved.replica)
+        saved, route = self._saved, self._general
+        return Cost(saved.replica, saved.sample + saved.replica, route.together, route.alone)
 
     @cached_property
     def _moments_cost(self) -> Cost:
-        formed = 2 * self._moments.formed(self.reference, self._probe)
-        held = self._saved.sample * self._moments.copies
-        return Cost(3 * self._saved.replica, held + formed * self.reference.element_size())
+        route, saved = self._moments, self._saved
+        formed = 2 * route.formed(self.reference) * self.reference.element_size()
+        held = saved.sample * route.copies + formed
+        return Cost(3 * saved.replica, held, route.together, route.alone)

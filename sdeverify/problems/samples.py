@@ -100,4 +100,8 @@ class Samples:
         if indices is None:
             return Batch(self.data.map(lambda x: x[part]), True)
         chosen = indices[replicas, part]
-        return Batch(self.data.map(lambda x: x[chosen]), False)
+        flat = chosen.flatten()
+        return Batch(
+            self.data.map(lambda x: x.index_select(0, flat).view(*chosen.shape, *x.shape[1:])),
+            False,
+        )

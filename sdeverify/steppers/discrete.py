@@ -13,7 +13,7 @@ from sdeverify.rng import Streams
 from sdeverify.shapes import Tensor
 from sdeverify.state import State
 
-CACHE = 1 << 20
+CACHE = 3 << 19
 """Bytes of one component's replicas that are stepped together on a CPU (measured on MLPs)."""
 
 

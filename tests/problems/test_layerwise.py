@@ -184,7 +184,8 @@ def test_the_written_out_cross_entropy_is_torch_s() -> None:
     want = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(cross_entropy(logits, targets), want)
     (signal,) = torch.autograd.grad(weights @ want, logits)
-    torch.testing.assert_close(cross_entropy_signal(logits.detach(), targets, weights), signal)
+    got = cross_entropy_signal(logits.detach().mT.unsqueeze(0), targets.unsqueeze(0), weights[None])
+    torch.testing.assert_close(got[0].mT, signal)
 
 
 def test_sums_over_samples_are_sums_not_means() -> None:
