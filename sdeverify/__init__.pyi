@@ -19,7 +19,7 @@ from sdeverify.analysis import (
 from sdeverify.analysis import (
     weak_error as weak_error,
 )
-from sdeverify.analysis.extrapolation import (
+from sdeverify.analysis.allocation import (
     best_allocation as best_allocation,
 )
 from sdeverify.analysis.extrapolation import (
