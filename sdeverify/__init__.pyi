@@ -114,6 +114,8 @@ from sdeverify.optimizers.start import (
 from sdeverify.oracle import (
     GradientOracle as GradientOracle,
 )
+from sdeverify.planning import Plan as Plan
+from sdeverify.planning import plan as plan
 from sdeverify.problems.module import (
     ModuleProblem as ModuleProblem,
 )

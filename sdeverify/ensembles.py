@@ -19,6 +19,7 @@ from sdeverify.moments import BlockResult, block_moments, cross_block_moments
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
+from sdeverify.planning import plan, precision_of
 from sdeverify.problems.problem import Problem
 from sdeverify.rng import Block, Streams, blocks_of
 from sdeverify.schema import chain_dataset, path_dataset
@@ -160,9 +161,9 @@ def solve(
     steps: int | Sequence[float],
     observables: Sequence[Observable],
     replicas: int = 1024,
-    substeps: Sequence[int] = (2, 4),
+    substeps: Sequence[int] | None = None,
     seed: int = 0,
-    subsample: int = 0,
+    subsample: int | None = None,
     one_gradient: bool = False,
     block_size: int = BLOCK_SIZE,
     keep_replicas: bool = False,
@@ -173,8 +174,8 @@ def solve(
 
     Args:
         substeps: integrator steps in one level-1 step; several step sizes share one Brownian path
-            and are extrapolated to dt = 0.
-        subsample: 0 for all samples at each step; n >= 2 for a fresh subset of n.
+            and are extrapolated to dt = 0. None for those that `plan` gives for so many replicas.
+        subsample: 0 for all samples at each step; n >= 2 for a fresh subset of n; None as `plan`.
         one_gradient: the form of `FullBatch` in which an adaptive step costs one gradient.
         start, steps, observables, replicas, seed, block_size, keep_replicas: as in `simulate`;
             here `steps` are whole numbers.
@@ -237,9 +238,9 @@ def path_job(
     steps: int | Sequence[float],
     observables: Sequence[Observable],
     replicas: int,
-    substeps: Sequence[int],
+    substeps: Sequence[int] | None,
     seed: int,
-    subsample: int = 0,
+    subsample: int | None = 0,
     one_gradient: bool = False,
     block_size: int = BLOCK_SIZE,
 ) -> Job:
@@ -248,6 +249,7 @@ def path_job(
     point, recorded = _checked(start, steps, observables, replicas, problem)
     if any(s != round(s) for s in recorded):
         raise InvalidInputError(f"solve records at whole level-1 steps; got {list(recorded)}.")
+    substeps, subsample = _planned(sde, replicas, substeps, subsample, one_gradient)
     if subsample and one_gradient:
         raise InvalidInputError("subsample and one_gradient exclude each other; got both.")
     missing = [name for name in sde.components if name not in point.components]
@@ -285,6 +287,22 @@ def path_job(
     }
     blocks = blocks_of(size, block_size)
     return Job(run_block, recorded, point.step, observables, blocks, True, tuple(substeps), attrs)
+
+
+def _planned(
+    sde: GradientSDE,
+    replicas: int,
+    substeps: Sequence[int] | None,
+    subsample: int | None,
+    one_gradient: bool,
+) -> tuple[Sequence[int], int]:
+    """Step sizes and samples as asked for, and as planned where they are left open."""
+    if one_gradient and subsample is None:
+        subsample = 0
+    if substeps is not None and subsample is not None:
+        return substeps, subsample
+    found = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
+    return found.substeps, found.subsample if subsample is None else subsample
 
 
 def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:
