@@ -19,7 +19,7 @@ from sdeverify.analysis import (
 from sdeverify.analysis import (
     weak_error as weak_error,
 )
-from sdeverify.analysis.extrapolation import (
+from sdeverify.analysis.allocation import (
     best_allocation as best_allocation,
 )
 from sdeverify.analysis.extrapolation import (
@@ -114,6 +114,8 @@ from sdeverify.optimizers.start import (
 from sdeverify.oracle import (
     GradientOracle as GradientOracle,
 )
+from sdeverify.planning import Plan as Plan
+from sdeverify.planning import plan as plan
 from sdeverify.problems.module import (
     ModuleProblem as ModuleProblem,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from sdeverify.observables import Observable
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.start import start_from_torch
 from sdeverify.oracle import GradientOracle
+from sdeverify.planning import PRECISION, Plan, plan, precision_of
 from sdeverify.problems.module import ModuleProblem, problem_from_module
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
 from sdeverify.state import State
@@ -41,6 +42,7 @@ class Answer:
         sde: the SDE.
         start: the state that both start from, that of the live optimizer.
         noise: skewness and kurtosis of the gradient noise at the start.
+        plan: how the SDE was solved, with how many paths and runs, and why.
     """
 
     errors: xr.Dataset
@@ -49,6 +51,7 @@ class Answer:
     sde: GradientSDE
     start: State
     noise: NoiseStatistics
+    plan: Plan
 
     def __str__(self) -> str:
         head = (
@@ -77,7 +80,32 @@ class Answer:
             "step. Flow error: the same without the SDE's noise. One step size gives a distance, "
             "not an order: use a Study with SvagLevels for a verdict on the SDE."
         )
-        return "\n".join([head, "", *rows, "", notes, *self._dominance()])
+        return "\n".join([head, "", *rows, "", notes, "", self._solved(), *self._dominance()])
+
+    def _solved(self) -> str:
+        """How the SDE was solved, why, and what precision was reached."""
+        count = float(self.chain["block_count"].sum())
+        spread = self.chain["standard_error"].transpose("step", "observable").values * count**0.5
+        moving = spread > 0
+        if not moving.any():
+            return f"Solved with {self.plan}"
+        error, left = (
+            float(np.max(np.abs(self.errors[name].values[moving]) / spread[moving]))
+            for name in ("standard_error", "integrator_residual")
+        )
+        wanted = self.plan.precision
+        text = (
+            f"Solved with {self.plan} Reached, in spreads and at most over observables and time: "
+            f"standard error {error:.2g}"
+        )
+        if np.isnan(left):
+            return f"{text}; with one dt the integrator's bias is not known."
+        text += f"; extrapolation in dt leaves {left:.2g} or less (wanted: {wanted:.2g} together)."
+        if max(error, left) <= wanted:
+            return text
+        finer = tuple(2 * s for s in self.plan.substeps)
+        more = f"substeps={finer}" if left > error else "a smaller precision="
+        return f"{text} For more give {more}."
 
     def _dominance(self) -> list[str]:
         """For SDEs that drop the signal: how far the run is from noise dominance."""
@@ -108,8 +136,10 @@ def verify(
     torch_optimizer: torch.optim.Optimizer,
     batch_size: int = 32,
     steps: int = 40,
-    replicas: int = 512,
-    substeps: Sequence[int] = (2, 4),
+    precision: float = PRECISION,
+    replicas: int | None = None,
+    path_replicas: int | None = None,
+    substeps: Sequence[int] | None = None,
     subsample: int | None = None,
     observables: Sequence[Observable] | None = None,
     replacement: bool = True,
@@ -129,12 +159,13 @@ def verify(
             adaptive ones after some steps of training, since their SDEs have no start at v = 0.
         batch_size: of the training run.
         steps: how many of its next steps are compared.
-        replicas: runs, and paths of the SDE.
-        subsample: samples in an SDE step; None for 2 * batch_size where that is allowed and
-            smaller than the data, 0 for all of them.
+        precision: wanted of each weak error, standard error plus integrator's bias, in units of the
+            observable's standard deviation between runs; `plan` chooses all below from it.
+        replicas, path_replicas: runs of the optimizer, and paths of the SDE (as many as runs where
+            only these are given).
+        substeps, subsample: step sizes, and samples in a step, as for `solve`.
         observables: by default loss, squared norms of gradient and parameters, and accuracy where
             targets are classes.
-
         replacement: whether batches are drawn with replacement.
         keep_signal: for RMSprop and Adam, the form of the SDE that keeps (grad f)^2 in du; it is
             solved with all samples.
@@ -155,26 +186,21 @@ def verify(
     sde = derive(optimizer, oracle, **options)
     flow = GradientFlow.without_noise(sde)
     seen = list(observables) if observables is not None else _default_observables(problem)
-    if subsample is None:
-        subsample = default_subsample(sde, batch_size, max(substeps))
+    if replicas is not None:
+        precision = precision_of(max(1, replicas)) * 2**0.5
+    how = plan(sde, precision, True, substeps, subsample)
+    runs = how.runs if replicas is None else replicas
+    paths = path_replicas or (how.replicas if replicas is None else replicas)
     common: dict[str, Any] = {"start": start, "steps": steps, "observables": seen, "seed": seed}
-    chain = simulate(optimizer, oracle, **common, replicas=replicas, progress=progress)
-    path = solve(
-        sde, **common, replicas=replicas, substeps=substeps, subsample=subsample, progress=progress
-    )
-    still = solve(flow, **common, replicas=2, substeps=substeps)
+    chain = simulate(optimizer, oracle, **common, replicas=runs, progress=progress)
+    steps_of: dict[str, Any] = {"substeps": how.substeps, "subsample": how.subsample}
+    path = solve(sde, **common, **steps_of, replicas=paths, progress=progress)
+    still = solve(flow, **common, replicas=2, substeps=how.substeps, subsample=0)
     errors = weak_error(chain, path)
     errors["flow_error"] = weak_error(chain, still)["error"]
     noise = noise_statistics(problem, start.expand(1).theta[0])
-    return Answer(errors, chain, path, sde, start, noise)
-
-
-def default_subsample(sde: GradientSDE, batch_size: int, substeps: int) -> int:
-    """Twice the batch, where a subset that size is allowed and saves work; else 0 (all samples)."""
-    size = max(2, 2 * batch_size)
-    keeps = bool(sde.constants.get("signal"))
-    too_noisy = keeps or sde.intensity**2 < sde.time_per_level1_step / substeps / size
-    return 0 if too_noisy or 2 * size >= sde.oracle.problem.samples else size
+    solved = replace(how, replicas=paths, runs=runs)
+    return Answer(errors, chain, path, sde, start, noise, solved)
 
 
 def _default_observables(problem: ModuleProblem) -> list[Observable]:

@@ -76,9 +76,9 @@ def solve(
     steps: int | Sequence[float],
     observables: Sequence[Observable],
     replicas: int = 1024,
-    substeps: Sequence[int] = (2, 4),
+    substeps: Sequence[int] | None = None,
     seed: int = 0,
-    subsample: int = 0,
+    subsample: int | None = None,
     one_gradient: bool = False,
     block_size: int = BLOCK_SIZE,
     keep_replicas: bool = False,
@@ -90,8 +90,8 @@ def solve(
 
     Args:
         substeps: integrator steps in one level-1 step; several step sizes share one Brownian path
-            and are extrapolated to dt = 0.
-        subsample: 0 for all samples at each step; n >= 2 for a fresh subset of n.
+            and are extrapolated to dt = 0. None for those that `plan` gives for so many replicas.
+        subsample: 0 for all samples at each step; n >= 2 for a fresh subset of n; None as `plan`.
         one_gradient: the form of `FullBatch` in which an adaptive step costs one gradient.
         start, steps, observables, replicas, seed, block_size, keep_replicas, memory: as in
             `simulate`; here `steps` are whole numbers.

@@ -18,6 +18,7 @@ from sdeverify.jobs import Job
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
+from sdeverify.planning import plan, precision_of
 from sdeverify.problems.problem import Problem
 from sdeverify.rng import Block, Streams, blocks_of
 from sdeverify.sdes.description import number
@@ -74,9 +75,9 @@ def path_job(
     steps: int | Sequence[float],
     observables: Sequence[Observable],
     replicas: int,
-    substeps: Sequence[int],
+    substeps: Sequence[int] | None,
     seed: int,
-    subsample: int = 0,
+    subsample: int | None = 0,
     one_gradient: bool = False,
     block_size: int = BLOCK_SIZE,
 ) -> Job:
@@ -85,6 +86,7 @@ def path_job(
     point, recorded = _checked(start, steps, observables, replicas, problem)
     if any(s != round(s) for s in recorded):
         raise InvalidInputError(f"solve records at whole level-1 steps; got {list(recorded)}.")
+    substeps, subsample = _planned(sde, replicas, substeps, subsample, one_gradient)
     if subsample and one_gradient:
         raise InvalidInputError("subsample and one_gradient exclude each other; got both.")
     missing = [name for name in sde.components if name not in point.components]
@@ -125,6 +127,22 @@ def path_job(
     footprint = path_footprint(stepper, subsample)
     fine = tuple(substeps)
     return Job(run_block, recorded, point.step, observables, blocks, True, fine, attrs, footprint)
+
+
+def _planned(
+    sde: GradientSDE,
+    replicas: int,
+    substeps: Sequence[int] | None,
+    subsample: int | None,
+    one_gradient: bool,
+) -> tuple[Sequence[int], int]:
+    """Step sizes and samples as asked for, and as planned where they are left open."""
+    if one_gradient and subsample is None:
+        subsample = 0
+    if substeps is not None and subsample is not None:
+        return substeps, subsample
+    found = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
+    return found.substeps, found.subsample if subsample is None else subsample
 
 
 def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:

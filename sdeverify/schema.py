@@ -270,7 +270,7 @@ def _check(
     ds: xr.Dataset, kind: str, dims: tuple[str, ...], source: str, absent: tuple[str, ...]
 ) -> None:
     found = getattr(ds, "attrs", {}).get("kind")
-    if not isinstance(ds, xr.Dataset) or found not in (kind, "exact"):
+    if not isinstance(ds, xr.Dataset) or found not in (kind, "exact", "extrapolation"):
         raise InvalidInputError(
             f"a {kind} dataset is wanted here; got {type(ds).__name__} of kind {found!r}. "
             f"Pass the result of {source}."

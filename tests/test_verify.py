@@ -36,6 +36,26 @@ def test_one_line_tells_how_far_the_sde_is_from_a_live_run() -> None:
     assert float(answer.errors["standard_error"].max()) > 0
 
 
+def test_the_answer_says_how_the_sde_was_solved_and_why() -> None:
+    net, inputs, targets, optimizer = trained()
+    loss = nn.CrossEntropyLoss(reduction="none")
+    common = {"batch_size": 8, "steps": 4}
+    planned = sv.verify(net, inputs, targets, loss, optimizer, precision=0.3, **common)
+    assert planned.chain.attrs["replicas"] == planned.plan.runs
+    assert planned.path.attrs["replicas"] == planned.plan.replicas < planned.plan.runs
+    assert planned.path.attrs["subsample"] == planned.plan.subsample == 8
+    text = str(planned)
+    for words in ("Solved with", "subsets of 8 samples", "because", "wanted: 0.3 together"):
+        assert words in text
+    own = sv.verify(
+        net, inputs, targets, loss, optimizer, replicas=40, path_replicas=30, substeps=(3,),
+        subsample=0, **common,
+    )  # fmt: skip
+    assert [own.chain.attrs["replicas"], own.path.attrs["replicas"]] == [40, 30]
+    assert "all samples" in str(own)
+    assert "integrator's bias is not known" in str(own)
+
+
 def test_a_reduced_loss_is_refused_before_any_work() -> None:
     net, inputs, targets, optimizer = trained(2)
     with pytest.raises(sv.SdeverifyError, match="reduction"):

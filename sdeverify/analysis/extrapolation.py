@@ -9,18 +9,17 @@ all powers of 1/l are even, since the amplified noise's skewness falls as 1/l. W
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from sdeverify.axes import OBSERVABLE, STEP
+from sdeverify.analysis.bands import block_residuals
+from sdeverify.axes import BLOCK, OBSERVABLE, STEP
 from sdeverify.errors import InvalidInputError
-from sdeverify.schema import check_chain
+from sdeverify.schema import check_chain, fingerprint
 
 Array = NDArray[Any]
 
@@ -80,7 +79,11 @@ def extrapolate_levels(chains: Sequence[xr.Dataset], terms: int | None = None) -
         Over (step, observable): `mean` and `standard_error`; `last_term`, the change by the last
         removed term, with its standard error: a cautious size of the bias that is left, on which
         the extrapolation should not be trusted to improve by much more than tenfold. Over (rung):
-        `weight`, `refinement`. Attributes as the first chain's, `kind` "extrapolation".
+        `weight`, `refinement`, and `level_variance` (of its mean), `level_replicas`, `level_seed`,
+        `level_id`; over (level_block): `block_residual` and its `rung_of_block`. With these
+        `weak_error` takes it on either side, with the right covariance where the other side holds
+        one of its levels. `bound`, the numerical error, where a level is exact. Attributes as the
+        first chain's where all levels have them, `kind` "extrapolation".
 
     Raises:
         InvalidInputError: not chains, axes that differ, two equal levels, or one seed twice,
@@ -105,126 +108,50 @@ def extrapolate_levels(chains: Sequence[xr.Dataset], terms: int | None = None) -
         "last_term": np.tensordot(fewer - w, mean, axes=1),
         "last_term_standard_error": np.sqrt(np.tensordot((fewer - w) ** 2, variance, axes=1)),
     }
-    attrs = {
-        **ordered[0].attrs,
-        "kind": "extrapolation",
-        "terms": q,
-        "refinements": json.dumps(refinements.tolist()),
-    }
-    return xr.Dataset(
-        {name: (DIMS, value) for name, value in fields.items()},
+    bounds = [abs(wi) * c["bound"] for wi, c in zip(w, ordered, strict=True) if "bound" in c]
+    if bounds:
+        fields["bound"] = sum(b.transpose(*DIMS).values for b in bounds)
+    ds = xr.Dataset(
+        {name: (DIMS, value) for name, value in fields.items()} | _levels(ordered, variance),
         coords={
             **{name: ordered[0][name] for name in (STEP, "time", OBSERVABLE)},
             RUNG: np.arange(len(ordered)),
             "refinement": (RUNG, refinements),
             "weight": (RUNG, w),
         },
-        attrs=attrs,
     )
+    first = ordered[0].attrs
+    common = {k: v for k, v in first.items() if all(c.attrs.get(k) == v for c in ordered)}
+    ds.attrs = {
+        **common,
+        "kind": "extrapolation",
+        "terms": q,
+        "refinements": json.dumps(refinements.tolist()),
+    }
+    return ds.assign_attrs(fingerprint=fingerprint(ds))
 
 
-def svag_cost(level: float, power: int) -> float:
-    """Mini-batch gradients in one step of the optimizer at a level: two an own step above level 1.
-
-    Args:
-        power: 1 for SGD and momentum, 2 for RMSprop and Adam.
-    """
-    if not level >= 1 or power not in (1, 2):
-        raise InvalidInputError(
-            f"SVAG has levels >= 1, with l^power own steps, power 1 or 2; got level {level}, "
-            f"power {power}."
-        )
-    return 1.0 if level == 1 else 2.0 * level**power
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Replicas of each level, and what they give.
-
-    Attributes:
-        replicas: whole numbers, at least 2 each.
-        cost: sum of replicas times costs.
-        standard_error: of the weighted mean.
-        variance_times_cost: (sum |w| sd sqrt(cost))^2, which no other split undercuts: the cost of
-            a variance of 1.
-    """
-
-    replicas: tuple[int, ...]
-    cost: float
-    standard_error: float
-    variance_times_cost: float
-
-
-def best_allocation(
-    weights: ArrayLike,
-    costs: ArrayLike,
-    standard_deviations: ArrayLike = 1.0,
-    *,
-    budget: float | None = None,
-    standard_error: float | None = None,
-) -> Allocation:
-    """The split of replicas among levels with the least variance for its cost.
-
-    n_i ~ |w_i| sd_i / sqrt(cost_i), by Lagrange's rule; n_i is then rounded down to fit a budget,
-    up to reach a standard error, and is at least 2.
-
-    Args:
-        weights: of the levels, see `level_weights`.
-        costs: of one replica at each level, in any unit; see `svag_cost`.
-        standard_deviations: of one replica at each level.
-        budget: the total cost that must not be exceeded, in the same unit; or
-        standard_error: what the weighted mean must reach. Give one of the two.
-
-    Raises:
-        InvalidInputError: shapes that do not fit, costs that are not positive, a budget too
-            small for two replicas a level, or not just one of budget and standard_error.
-    """
-    w, c, sd = np.broadcast_arrays(
-        *(np.atleast_1d(np.asarray(x, np.float64)) for x in (weights, costs, standard_deviations))
-    )
-    if w.ndim != 1 or np.any(~(c > 0)) or np.any(~(sd >= 0)) or not np.any(w * sd):
-        raise InvalidInputError(
-            "weights, costs and standard deviations are one a level, the costs positive; got "
-            f"{w.tolist()}, {c.tolist()}, {sd.tolist()}."
-        )
-    share = np.abs(w) * sd / np.sqrt(c)
-    product = float(np.sum(share * c)) ** 2
-    if (budget is None) == (standard_error is None):
-        raise InvalidInputError("give either a budget or a standard_error, not both or none.")
-    if standard_error is not None:
-        if not standard_error > 0:
-            raise InvalidInputError(f"a standard error is positive; got {standard_error}.")
-        total = product / standard_error**2
-        n = np.maximum(2, np.ceil(share * total / math.sqrt(product) - 1e-9))
-    else:
-        assert budget is not None
-        n = _within(budget, share, c)
-    return Allocation(
-        tuple(int(i) for i in n),
-        float(np.sum(n * c)),
-        float(np.sqrt(np.sum(w**2 * sd**2 / n))),
-        product,
-    )
-
-
-def _within(budget: float, share: Array, costs: Array) -> NDArray[np.float64]:
-    """Whole replicas in the ratio of `share`, at least 2 each, that fit into the budget."""
-    if not budget >= 2 * costs.sum():
-        raise InvalidInputError(
-            f"two replicas a level cost {2 * costs.sum():g}; the budget is {budget:g}."
-        )
-    n: NDArray[np.float64] = np.full(share.shape, 2.0)
-    free = np.ones(share.shape, dtype=bool)
-    while free.any():
-        left = budget - 2 * np.sum(costs[~free])
-        unit = np.sum(share[free] * costs[free])
-        ideal = share * (left / unit) if unit > 0 else np.zeros_like(share)
-        small = free & (ideal < 2)
-        if not small.any():
-            n[free] = np.floor(ideal[free] + 1e-9)
-            break
-        free &= ~small
-    return n
+def _levels(ordered: Sequence[xr.Dataset], variance: Array) -> dict[str, Any]:
+    """What `weak_error` needs of each level: variance, size, seed, identity, blocks."""
+    residuals, owner, replicas, seeds = [], [], [], []
+    for rung, chain in enumerate(ordered):
+        sampled = "block_mean" in chain
+        replicas.append(float(chain["block_count"].sum()) if sampled else 0.0)
+        seeds.append(int(chain.attrs["seed"]) if sampled else -1)
+        if sampled:
+            own = block_residuals(chain, chain["block_mean"].transpose(BLOCK, *DIMS))
+            residuals.append(own)
+            owner += [rung] * len(own)
+    every = np.concatenate(residuals) if residuals else np.zeros((0, *variance.shape[1:]))
+    ids = [str(c.attrs.get("fingerprint", "")) for c in ordered]
+    return {
+        "level_variance": ((RUNG, *DIMS), variance),
+        "level_replicas": (RUNG, np.array(replicas)),
+        "level_seed": (RUNG, np.array(seeds)),
+        "level_id": (RUNG, np.array(ids, dtype=object)),
+        "block_residual": (("level_block", *DIMS), every),
+        "rung_of_block": ("level_block", np.array(owner, dtype=np.int64)),
+    }
 
 
 def _relative(variance: Array) -> Array:

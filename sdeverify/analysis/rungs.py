@@ -106,7 +106,13 @@ _OPTIONAL = (
     "integrator_bias",
     "integrator_bias_standard_error",
 )
-_ZERO = ("standard_error", "chain_variance", "path_variance", "integrator_residual")
+_ZERO = (
+    "standard_error",
+    "chain_variance",
+    "path_variance",
+    "side_covariance",
+    "integrator_residual",
+)
 
 
 def _plain(ds: xr.Dataset) -> xr.Dataset:
@@ -175,14 +181,21 @@ def _check_rungs(rungs: Sequence[xr.Dataset], steps: Array) -> None:
 
 
 def _covariance(ds: xr.Dataset, path_ids: Sequence[str]) -> Array:
-    """Variances on the diagonal; the shared path's variance where two rungs have one path."""
+    """Variances on the diagonal; what two rungs with one path share off it.
+
+    cov(X_i - P, X_j - P) = var P - cov(X_i, P) - cov(X_j, P): the last two are 0 but for levels
+    that the extrapolation P is made of.
+    """
     variance = ds["standard_error"].transpose(RUNG, *DIMS).values ** 2
     path = ds["path_variance"].transpose(RUNG, *DIMS).values
+    common = ds["side_covariance"].transpose(RUNG, *DIMS).values
     n = len(path_ids)
     covariance = np.zeros((n, *variance.shape))
     for i in range(n):
         covariance[i, i] = variance[i]
         for j in range(i):
             if path_ids[i] and path_ids[i] == path_ids[j]:
-                covariance[i, j] = covariance[j, i] = np.minimum(path[i], path[j])
+                covariance[i, j] = covariance[j, i] = (
+                    np.minimum(path[i], path[j]) - common[i] - common[j]
+                )
     return covariance

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdeverify.analysis.bands import block_residuals, simultaneous_quantile
+from sdeverify.analysis.bands import simultaneous_quantile
+from sdeverify.analysis.sides import EXTRAPOLATION, Ensemble, difference, side_of
 from sdeverify.axes import OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
 from sdeverify.errors import InvalidInputError
 from sdeverify.pooling import extrapolation_weights, pool_blocks, variance_of_the_mean
@@ -27,13 +28,15 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
     The SDE's side is the extrapolation to dt = 0 where the path has two or more `substeps`.
 
     Args:
-        chain: from `simulate`, or an exact dataset.
-        path: from `solve`, or an exact dataset; same steps, times and observables as `chain`.
+        chain: from `simulate`, from `extrapolate_levels`, or an exact dataset.
+        path: from `solve`, from `extrapolate_levels`, or an exact dataset; same steps, times and
+            observables as `chain`.
         confidence: of the interval of the largest error over time.
 
     Returns:
         `error`, `standard_error`, `chain_mean`, `path_mean`, `chain_variance`, `path_variance` (of
-        the means), `integrator_bias` (finest substeps less extrapolated; NaN for one substeps
+        the means), `side_covariance` (of the two means: not 0 where one level stands in both),
+        `integrator_bias` (finest substeps less extrapolated; NaN for one substeps
         value) with its standard error, and `integrator_residual`, over (step, observable);
         `max_error`, `max_error_low`, `max_error_high`, `max_step` over (observable). `max_error`
         is the plain maximum of |error|, biased upwards; its interval covers at `confidence` or
@@ -41,7 +44,8 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
 
         `integrator_residual` is what extrapolation may have left, with sign: the expansion
         `a dt + b dt^2 + ...` in level-1 steps leaves at most `|bias| s_n / (s_1 ... s_n)`, `s_i`
-        the substeps, ascending, if its coefficients halve or more from term to term.
+        the substeps, ascending, if its coefficients halve or more from term to term. Extrapolated
+        levels take `last_term` for both, on either side: it bounds what is left cautiously.
 
     Raises:
         InvalidInputError: not a chain and a path, values not finite, or axes that differ.
@@ -49,19 +53,19 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
     check_chain(chain)
     check_path(path)
     path = _aligned(chain, path)
-    chain_mean, chain_variance = _side(chain, "mean", "standard_error")
-    sampled = path.attrs["kind"] == "path"
-    names = ("extrapolated", "extrapolated_standard_error") if sampled else _EXACT_NAMES
-    path_mean, path_variance = _side(path, *names)
+    ours, theirs = side_of(chain), side_of(path)
+    random, covariance = difference(ours, theirs)
     bias, bias_error, residual = _integrator(path)
-    error = chain_mean - path_mean
+    if chain.attrs["kind"] == EXTRAPOLATION:
+        residual = np.copysign(np.abs(residual) + np.abs(_integrator(chain)[2]), residual)
     fields = {
-        "error": error,
-        "standard_error": np.sqrt(chain_variance + path_variance),
-        "chain_mean": chain_mean,
-        "path_mean": path_mean,
-        "chain_variance": chain_variance,
-        "path_variance": path_variance,
+        "error": ours.mean - theirs.mean,
+        "standard_error": np.sqrt(np.maximum(ours.variance + theirs.variance - 2 * covariance, 0)),
+        "chain_mean": ours.mean,
+        "path_mean": theirs.mean,
+        "chain_variance": ours.variance,
+        "path_variance": theirs.variance,
+        "side_covariance": covariance,
         "integrator_bias": bias,
         "integrator_bias_standard_error": bias_error,
         "integrator_residual": residual,
@@ -74,18 +78,9 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
         coords={STEP: chain[STEP], "time": chain["time"], OBSERVABLE: chain[OBSERVABLE]},
         attrs=_attrs(chain, path),
     )
-    sides = {"chain_variance": chain, "path_variance": path}
-    random = [side for name, side in sides.items() if bool((ds[name] > 0).any())]
-    replicas = min((int(side.block_count.sum()) for side in random), default=0)
+    replicas = int(min((e.replicas for e in random), default=0))
     ds = ds.merge(_maximum(ds, random, confidence))
     return ds.assign_attrs(confidence=confidence, replicas=replicas)
-
-
-_EXACT_NAMES = ("mean", "standard_error")
-
-
-def _side(ds: xr.Dataset, mean: str, standard_error: str) -> tuple[Array, Array]:
-    return ds[mean].transpose(*DIMS).values, ds[standard_error].transpose(*DIMS).values ** 2
 
 
 def _aligned(chain: xr.Dataset, path: xr.Dataset) -> xr.Dataset:
@@ -117,6 +112,9 @@ def _integrator(path: xr.Dataset) -> tuple[Array, Array, Array]:
     shape = (path.sizes[STEP], path.sizes[OBSERVABLE])
     if path.attrs["kind"] == "exact":
         return np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    if path.attrs["kind"] == EXTRAPOLATION:
+        last, error = (path[f"last_term{e}"].transpose(*DIMS).values for e in _LAST_TERM)
+        return last, error, np.copysign(np.maximum(np.abs(last), error), last)
     substeps = path[SUBSTEPS].values.astype(np.float64)
     if len(substeps) == 1:
         return np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
@@ -133,21 +131,17 @@ def _integrator(path: xr.Dataset) -> tuple[Array, Array, Array]:
     return bias, standard_error, residual
 
 
-def _maximum(ds: xr.Dataset, random: Sequence[xr.Dataset], confidence: float) -> xr.Dataset:
+_LAST_TERM = ("", "_standard_error")
+
+
+def _maximum(ds: xr.Dataset, random: Sequence[Ensemble], confidence: float) -> xr.Dataset:
     """The largest |error| over time, per observable, with its interval.
 
-    `random` are the sides with any spread; the others (a gradient flow, say) add no uncertainty.
+    `random` are the ensembles with any spread; others (a gradient flow's) add no uncertainty.
     """
     size, s = np.abs(ds["error"].values), ds["standard_error"].values
-    residuals, replicas = [], []
-    for side in random:
-        values = side["block_mean"]
-        if SUBSTEPS in values.dims:
-            w = xr.DataArray(extrapolation_weights(side[SUBSTEPS].values), dims=SUBSTEPS)
-            values = (values * w).sum(SUBSTEPS)
-        residuals.append(block_residuals(side, values))
-        replicas.append(float(side.block_count.sum()))
-    dof = min(replicas, default=np.inf) - 1.0
+    residuals = [e.weight * e.residuals for e in random]
+    dof = min((e.replicas for e in random), default=np.inf) - 1.0
     bound = ds["bound"].values if "bound" in ds else np.zeros_like(size)
     low, high = np.empty(size.shape[1]), np.empty(size.shape[1])
     for o in range(size.shape[1]):
@@ -179,6 +173,6 @@ def _attrs(chain: xr.Dataset, path: xr.Dataset) -> dict[str, Any]:
             attrs[name] = chain.attrs[name]
     if "model" in path.attrs or "name" in path.attrs:
         attrs["model"] = path.attrs.get("model", path.attrs.get("name", ""))
-    exact = path.attrs["kind"] == "exact"
-    attrs["integrator_bias_measured"] = 1 if exact else int(path.sizes[SUBSTEPS] > 1)
+    sampled = path.attrs["kind"] == "path"
+    attrs["integrator_bias_measured"] = int(path.sizes[SUBSTEPS] > 1) if sampled else 1
     return attrs

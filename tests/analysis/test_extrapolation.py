@@ -10,12 +10,8 @@ import pytest
 import scipy.linalg
 from scipy import optimize, stats
 
-from sdeverify.analysis.extrapolation import (
-    best_allocation,
-    extrapolate_levels,
-    level_weights,
-    svag_cost,
-)
+from sdeverify.analysis.allocation import best_allocation, svag_cost
+from sdeverify.analysis.extrapolation import extrapolate_levels, level_weights
 from sdeverify.errors import InvalidInputError
 from sdeverify.schema import chain_dataset, exact_dataset
 
