@@ -7,8 +7,9 @@ a wrong SDE, is not seen. So every fit also states the constant c of
 
 by generalised least squares with the errors' full covariance, and with a third term that is unknown
 but no larger than the second (`third_term`). The model is linear, so the interval is exact for
-normal errors. That the limit is small beside the error at the coarsest rung, `|c| < share |e_0|`,
-is a test of equivalence: both `share e_0 - c` and `share e_0 + c` must be positive (for `e_0 > 0`).
+normal errors. That the limit is small beside the error e_0 at the coarsest rung is a test of
+equivalence: `|c| >= share |e_0|` is rejected where the interval ends inside. The noise of e_0 adds
+to it by `share` only, and is left out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Limits:
 
     Attributes:
         limit, low, high: c and its 95% interval.
-        coarsest: the fitted error at the coarsest rung, in size.
+        coarsest: the error at the coarsest rung, in size.
         small_p_value: one-sided, of a limit of `share` times `coarsest` or more.
         zero_p_value: two-sided, of no limit.
     """
@@ -47,30 +48,23 @@ class Limits:
     zero_p_value: Array
 
 
-def limits(data: Whitened, claimed: float, share: float) -> Limits:
-    """The limits of N sets of errors under one claimed order."""
+def limits(data: Whitened, coarsest: Array, claimed: float, share: float) -> Limits:
+    """The limits of N sets of errors, `coarsest` in size at the first rung, under one claim."""
     n, rungs = data.error.shape
     if rungs < 3:
         unknown, one = np.full(n, np.nan), np.ones(n)
-        return Limits(unknown, unknown, unknown, unknown, one, one)
+        return Limits(unknown, unknown, unknown, coarsest, one, one)
     powers = (0.0, claimed, claimed + data.spacing)
     design = np.stack([data.columns(np.full((n, 1), power))[:, 0] for power in powers], axis=-1)
     covariance = np.linalg.inv(np.einsum("nri,nrj->nij", design, design))
-    terms = np.einsum("nij,nrj,nr->ni", covariance, design, data.error)
-    limit, spread = terms[:, 0], np.sqrt(covariance[:, 0, 0])
-    coarsest = terms.sum(axis=1)
-    margins = []  # share |e_0| - c and share |e_0| + c, in standard errors
-    for side in (1.0, -1.0):
-        weights = share * np.sign(coarsest)[:, None] - side * np.array([1.0, 0.0, 0.0])
-        margin = np.einsum("ni,ni->n", weights, terms)
-        variance = np.einsum("ni,nij,nj->n", weights, covariance, weights)
-        margins.append(margin / np.sqrt(variance))
+    limit = np.einsum("nj,nrj,nr->n", covariance[:, 0], design, data.error)
+    spread = np.sqrt(covariance[:, 0, 0])
     return Limits(
         limit=limit,
         low=limit - HALF_WIDTH * spread,
         high=limit + HALF_WIDTH * spread,
-        coarsest=np.abs(coarsest),
-        small_p_value=stats.norm.sf(np.min(margins, axis=0)),
+        coarsest=coarsest,
+        small_p_value=stats.norm.sf((share * coarsest - np.abs(limit)) / spread),
         zero_p_value=2 * stats.norm.sf(np.abs(limit) / spread),
     )
 
@@ -94,8 +88,8 @@ def limit_columns(found: Sequence[Limits]) -> dict[str, Array]:
 
 def share_of(low: Array, high: Array, size: Array) -> Array:
     """The largest size in an interval, in units of `size`."""
-    tiny = np.finfo(np.float64).tiny
-    return np.asarray(np.maximum(np.abs(low), np.abs(high)) / np.maximum(size, tiny))
+    largest = np.maximum(np.abs(low), np.abs(high))
+    return np.divide(largest, size, out=np.full_like(largest, np.inf), where=np.asarray(size) > 0)
 
 
 def third_term(data: Whitened, claimed: float) -> Array:

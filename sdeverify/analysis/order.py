@@ -164,7 +164,7 @@ def _sampled_columns(
         wide, _ = whiten(s, shifted, covariance + third_term(data, claimed), spacing)
         pure, two, third = fit(data, 1, claimed), fit(data, 2, claimed), fit(wide, 2, claimed)
         fits.append(_selected(pure, two, third, claimed))
-        at_zero.append(limits(wide, claimed, SMALL_LIMIT))
+        at_zero.append(limits(wide, np.abs(shifted[:, 0]), claimed, SMALL_LIMIT))
         signals.append(stats.chi2.sf(data.zero, len(s)))
     columns = {**_combined(fits, s[0], spacing), **limit_columns(at_zero)}
     columns["signal_p_value"] = np.max(signals, axis=0)
@@ -269,7 +269,7 @@ def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: 
             reason = f"the error tends to {found.limit:.3g}, not to 0"
         if found.unresolved:
             verdict, reason = INCONCLUSIVE, found.unresolved
-        low, high = (found.limit + d * found.limit_uncertainty for d in (-1, 1))
+        low, high = (np.array(found.limit + d * found.limit_uncertainty) for d in (-1, 1))
         rows.append(
             {
                 "order": found.order,
@@ -288,9 +288,9 @@ def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: 
                 "verdict": verdict,
                 "reason": reason,
                 "limit": found.limit,
-                "limit_low": low,
-                "limit_high": high,
-                "limit_share": float(share_of(low, high, abs(e[0]))),
+                "limit_low": low.item(),
+                "limit_high": high.item(),
+                "limit_share": share_of(low, high, np.abs(e[0])).item(),
                 "limit_p_value": 1.0,
             }
         )

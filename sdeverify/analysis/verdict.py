@@ -9,9 +9,9 @@ One fit, with 95% interval [low, high] for the order and claim p:
 Several observables and steps are judged together by Holm's method at the same 2.5% per side, so
 that looking at many fits refutes no true claim, and supports no false one, more often than that:
 - *refuted*: a fit refutes;
-- *supported*: none refutes, a fit supports, none has a limit that is not 0, and, on a ladder that
-  tests the noise, the same data refute the SDE without its noise (gradient flow): data that cannot
-  tell a diffusion from none say nothing of it;
+- *supported*: a fit supports; none refutes, not even at `DOUBT`; none has a limit that is not 0;
+  and, on a ladder that tests the noise, the same data refute the SDE without its noise (gradient
+  flow): data that cannot tell a diffusion from none say nothing of it;
 - *inconclusive* otherwise.
 Support is for the observables that support, which the sentence counts; it names the others.
 """
@@ -32,6 +32,8 @@ from sdeverify.errors import InconclusiveError, InvalidInputError
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 LEVEL = 0.025
 """One-sided level of a verdict: that of a two-sided 95% interval."""
+DOUBT = 0.1
+"""Support has to survive fits that refute at this level, adjusted for their number."""
 TESTS_NOISE = "svag"
 """The ladder along which the SDE, its noise included, stays while the chain refines."""
 SMALL_LIMIT = 0.1
@@ -97,7 +99,7 @@ def overall_verdict(
     if np.min(refutation) < LEVEL:
         verdict, deciding = REFUTED, int(np.argmin(refutation))
     elif np.min(support) < LEVEL:
-        obstacle = _obstacle(judged, flow, exclude)
+        obstacle = _obstacle(judged, refutation, flow, exclude)
         deciding = int(np.argmin(support))
         verdict = INCONCLUSIVE if obstacle else SUPPORTED
     counts = [int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)]
@@ -129,10 +131,15 @@ def _judged(order: xr.Dataset, exclude: Sequence[str]) -> xr.Dataset:
     return order.sel({OBSERVABLE: kept}).stack(fit=(OBSERVABLE, STEP))
 
 
-def _obstacle(judged: xr.Dataset, flow: xr.Dataset | None, exclude: Sequence[str]) -> str:
+def _obstacle(
+    judged: xr.Dataset, refutation: NDArray[Any], flow: xr.Dataset | None, exclude: Sequence[str]
+) -> str:
     """What keeps fits that support from making support, in words."""
-    p = judged["limit_p_value"].values
-    limited = holm(np.where(np.isfinite(p), p, 1.0))
+    if np.min(refutation) < DOUBT:
+        one = judged.isel(fit=int(np.argmin(refutation)))
+        p = float(np.min(refutation))
+        return f"{_place(one)} contradicts it (p = {p:.2g}, adjusted for the number of fits)"
+    limited = holm(judged["limit_p_value"].fillna(1.0).values)
     if np.min(limited) < 2 * LEVEL:
         one = judged.isel(fit=int(np.argmin(limited)))
         low, high = float(one["limit_low"]), float(one["limit_high"])

@@ -75,7 +75,7 @@ def build(
     rmsprop = sv.RMSprop(learning_rate=0.004, beta=0.97, epsilon=1e-2)
     adamw = sv.Adam(decoupled_weight_decay=2.0, **moments)
     return [
-        study("sgd", "SGD", sv.SGD(0.5), linear, 4, horizon=sgd_steps, warm=20),
+        study("sgd", "SGD", sv.SGD(learning_rate=0.5), linear, 4, horizon=sgd_steps, warm=20),
         study("momentum", "Momentum", momentum, linear, 6, **long),
         study("nesterov", "Nesterov's momentum", nesterov, linear, 2, **long),
         study("rmsprop", "RMSprop", rmsprop, squared),

@@ -51,8 +51,8 @@ def test_a_constant_error_of_the_stated_size_is_supported_no_more_than_its_level
 
 
 def test_a_true_ladder_of_adequate_size_is_supported_and_a_small_one_is_not():
-    """Adequate: four standard errors of the limit are less than the share that is excluded."""
-    for standard_error, fewest, most in ((0.01, 950, 1000), (0.1, 0, 45)):
+    """Adequate: six standard errors of the limit are less than the share that is excluded."""
+    for standard_error, fewest, most in ((0.01, 900, 1000), (0.1, 0, 45)):
         order = estimate_order(synthetic_ladder(lambda s: s, LONG, standard_error, seeds=SEEDS))
         assert fewest <= supported(order) <= most
     open_ = order.reason.values[order.verdict.values == "inconclusive"].astype(str)
@@ -69,8 +69,8 @@ def test_what_the_integrator_may_have_left_widens_the_limit():
     plain = estimate_order(synthetic_ladder(lambda s: s, LONG, 0.01))
     left = estimate_order(synthetic_ladder(lambda s: s, LONG, 0.01, residual=0.05))
     assert left.limit.item() == plain.limit.item()
-    assert left.limit_low.item() == pytest.approx(plain.limit_low.item() - 0.05, abs=0.005)
-    assert left.limit_high.item() == pytest.approx(plain.limit_high.item() + 0.05, abs=0.005)
+    assert left.limit_low.item() <= plain.limit_low.item() - 0.049
+    assert left.limit_high.item() >= plain.limit_high.item() + 0.049
     assert left.verdict.item() == "inconclusive"
 
 
@@ -99,8 +99,10 @@ def together(*ladders):
 
 
 def test_a_limit_that_is_not_zero_keeps_other_observables_from_making_support():
-    good = synthetic_ladder(lambda s: s, LONG, 0.002)
-    bad = synthetic_ladder(lambda s: 1.3 * s**1.3 - 0.06, LONG, 0.002, seed=1)
+    steps = [1, 1 / 2, 1 / 3, 1 / 4]
+    good = synthetic_ladder(lambda s: s, steps, 0.004)
+    many = synthetic_ladder(lambda s: 1.2 * s - 0.1 * s**2 - 0.1, steps, 0.004, seeds=50, seed=1)
+    bad = many.isel(observable=[0])
     assert overall_verdict(together(good)).verdict == "supported"
     assert together(bad).verdict.item() != "refuted"
     verdict = overall_verdict(together(good, bad))
