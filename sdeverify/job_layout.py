@@ -118,7 +118,7 @@ class JobLayout:
         )
 
     def open(self, place: Path, name: str) -> zarr.Group:
-        """The group at `place`.
+        """The group at `place`; one of fewer replicas is made larger, and its blocks are kept.
 
         Raises:
             StoreError: it is no group of this layout, or was made with other settings.
@@ -136,9 +136,50 @@ class JobLayout:
                 f"{FORMAT}. {remedy}"
             )
         differences = _differences(stored, self.settings)
-        if differences:
+        if differences and _grows(stored, self.settings):
+            self._grow(group, stored, place)
+        elif differences:
             raise StoreError(f"{place} holds {name} with other settings:\n{differences}\n{remedy}")
         return group
+
+    def _grow(self, group: zarr.Group, stored: Mapping[str, Any], place: Path) -> None:
+        """Makes room for more blocks: a smaller last block is dropped, the settings come last.
+
+        A process that is killed in between leaves the old settings, and the next one starts over.
+        """
+        last = len(_sizes(stored)) - 1
+        with refused(f"{place} could not be made larger", "Make room or name another --output."):
+            if _sizes(stored)[last] != _sizes(self.settings)[last]:
+                _member(group, "done")[last] = 0
+            for name, (_, shape) in self.arrays.items():
+                _member(group, name).resize(shape)
+            _, blocks = self.coordinates[BLOCK]
+            coordinate = _member(group, BLOCK)
+            coordinate.resize(blocks.shape)
+            coordinate[:] = blocks
+            group.attrs["settings"] = json.dumps(self.settings)
+
+
+def _member(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _grows(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the settings differ in nothing but a larger number of replicas, cut the same way."""
+    count = {"replicas", "block_sizes"}
+    if {key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key)} - count:
+        return False
+    before, now = _sizes(stored), _sizes(wanted)
+    if len(before) > len(now) or sum(before) >= sum(now):
+        return False
+    return before[:-1] == now[: len(before) - 1] and max(before) == max(now)
+
+
+def _sizes(settings: Mapping[str, Any]) -> list[int]:
+    """The size of each block."""
+    return [size for count, size in settings["block_sizes"] for _ in range(count)]
 
 
 def _coordinates(job: Job) -> dict[str, tuple[str, NDArray[Any]]]:

@@ -276,6 +276,22 @@ def test_other_settings_in_the_same_output_are_refused(study: Path, tmp_path: Pa
     assert "Use another --output" in shown.stderr
 
 
+def test_more_replicas_add_to_those_that_are_stored(
+    study: Path, reference: xr.DataTree, tmp_path: Path
+) -> None:
+    common = ("measure", study, "--output", tmp_path, "--workers", 1)
+    assert sdeverify(*common, "--set", "replicas=256").exit_code == 0
+    before = markers(tmp_path)
+    shown = sdeverify(*common, "--set", "replicas=1024")
+    assert shown.exit_code == 0, shown.output
+    assert before.items() <= markers(tmp_path).items()
+    for name in ("errors", "order"):
+        xr.testing.assert_equal(
+            Store(tmp_path).read_tree()["parabola"][name].to_dataset(),
+            reference["parabola"][name].to_dataset(),
+        )
+
+
 def test_the_study_is_found_by_file_by_folder_and_by_name(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

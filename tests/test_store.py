@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 
 from sdeverify.ensembles import Job, run_job
 from sdeverify.errors import StoreError
@@ -163,7 +164,8 @@ def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
     [
         ({"steps": (0.0, 1.0, 2.0)}, "steps"),
         ({"observables": [OBSERVABLES[0], Observable("norm", lambda s: s)]}, "observables"),
-        ({"blocks": blocks_of(12, 4)}, "block_sizes"),
+        ({"blocks": blocks_of(12, 3)}, "block_sizes"),
+        ({"blocks": blocks_of(8, 4)}, "block_sizes"),
         ({"substeps": (2,)}, "substeps"),
     ],
 )
@@ -174,6 +176,43 @@ def test_all_that_the_numbers_follow_from_is_compared(
     Store(tmp_path).sink("chain", job)
     with pytest.raises(StoreError, match=f"  {named}: "):
         Store(tmp_path).sink("chain", replace(job, **change))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("crossed", [False, True])
+def test_more_replicas_go_on_from_the_blocks_that_are_there(
+    tmp_path: Path, crossed: bool, keep: bool
+) -> None:
+    small, _ = ensemble(crossed, replicas=10)
+    run_job(small, Store(tmp_path).sink("chain", small, keep), keep)
+    larger, calls = ensemble(crossed, replicas=18)
+    larger = replace(larger, blocks=blocks_of(18, 4))
+    found = run_job(larger, Store(tmp_path).sink("chain", larger, keep), keep)
+    assert calls.blocks == [2, 3, 4]  # the third block had two replicas only
+    xr.testing.assert_identical(found, run_job(larger, keep_replicas=keep))
+    with xr.open_zarr(tmp_path / "jobs/chain.zarr", consolidated=False, chunks=None) as read:
+        assert read["block"].values.tolist() == [0, 1, 2, 3, 4]
+        assert read["block_count"].values.tolist() == [4, 4, 4, 4, 2]
+    with pytest.raises(StoreError, match="replicas: 18 there, 10 now"):
+        Store(tmp_path).sink("chain", small, keep)
+
+
+def test_a_store_whose_growth_was_cut_off_serves_both_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, _ = ensemble(replicas=10)
+    run_job(small, Store(tmp_path).sink("chain", small))
+    larger = replace(ensemble(replicas=18)[0], blocks=blocks_of(18, 4))
+
+    def killed(*_: Any) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.core.attributes.Attributes, "__setitem__", killed)
+        with pytest.raises(StoreError, match="could not be made larger"):
+            Store(tmp_path).sink("chain", larger)
+    assert Store(tmp_path).sink("chain", small).done() == {0, 1}
+    assert Store(tmp_path).sink("chain", larger).done() == {0, 1}
 
 
 def test_other_versions_go_on_where_the_earlier_ones_were(tmp_path: Path) -> None:

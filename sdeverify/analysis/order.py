@@ -17,6 +17,8 @@ Signed errors are fitted in linear scale by generalised least squares with their
    fewer than three rungs or an unmeasured integrator bias. Where even two terms are rejected at
    1%, a refutation needs the interval, widened by chi-squared over its degrees of freedom, to end
    below p - 1/2; anything else is inconclusive.
+5. No support where the error may have a limit: a constant error of more than `SMALL_LIMIT` of the
+   error at the coarsest rung must be excluded (`limit`), at `verdict.LEVEL`.
 
 Errors without sampling noise go to `exact_order` instead.
 """
@@ -32,9 +34,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sdeverify.analysis.exact_order import exact_order
-from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, Whitened, fit, local_slopes, whiten
+from sdeverify.analysis.limit import limit_columns, limits, share_of, third_term
+from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, fit, local_slopes, whiten
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
-from sdeverify.analysis.verdict import INCONCLUSIVE, REFUTED, SUPPORTED, interval_verdict
+from sdeverify.analysis.verdict import (
+    INCONCLUSIVE,
+    LEVEL,
+    REFUTED,
+    SMALL_LIMIT,
+    SUPPORTED,
+    interval_verdict,
+)
 from sdeverify.axes import OBSERVABLE, STEP
 from sdeverify.errors import InvalidInputError
 
@@ -70,7 +80,9 @@ def estimate_order(
         `degrees_of_freedom`, `p_value`, `terms` (0 for exact errors), `signal_p_value` (of no
         error at all), `refutation_p_value`, `support_p_value` (one-sided, of this fit alone),
         `verdict`, `reason`; `local_slope`, `local_slope_standard_error` over (rung_pair, ...);
-        for exact errors `limit`, `limit_uncertainty` (of the error as the step goes to 0).
+        `limit`, `limit_low`, `limit_high` (95%; for exact errors the estimated uncertainty) of the
+        error as the step goes to 0, `limit_share`, the largest size in that interval in units of
+        the coarsest rung's error, and `limit_p_value` (two-sided, of no limit).
 
     Raises:
         InvalidInputError: not a ladder, or steps that it does not have.
@@ -144,16 +156,17 @@ def _sampled_columns(
         residual = residual + np.copysign(_flat(chosen["bound"], RUNG), residual)
     measured = np.all(np.isfinite(residual), axis=-1)
     shift = np.where(measured[:, None], residual, 0.0)
-    fits, signals, usable = [], [], np.ones(len(error), dtype=bool)
+    fits, at_zero, signals, usable = [], [], [], np.ones(len(error), dtype=bool)
     signs = (0.0, 1.0, -1.0) if np.any(shift) else (0.0,)
     for sign in signs:
         shifted = error + sign * shift
         data, usable = whiten(s, shifted, covariance, spacing)
-        wide, _ = whiten(s, shifted, covariance + _third_term(data, claimed), spacing)
+        wide, _ = whiten(s, shifted, covariance + third_term(data, claimed), spacing)
         pure, two, third = fit(data, 1, claimed), fit(data, 2, claimed), fit(wide, 2, claimed)
         fits.append(_selected(pure, two, third, claimed))
+        at_zero.append(limits(wide, np.abs(shifted[:, 0]), claimed, SMALL_LIMIT))
         signals.append(stats.chi2.sf(data.zero, len(s)))
-    columns = _combined(fits, s[0], spacing)
+    columns = {**_combined(fits, s[0], spacing), **limit_columns(at_zero)}
     columns["signal_p_value"] = np.max(signals, axis=0)
     judged = [
         _judge({k: v[i] for k, v in columns.items()}, claimed, len(s), usable[i], measured[i])
@@ -161,22 +174,18 @@ def _sampled_columns(
     ]
     columns["verdict"] = np.array([j[0] for j in judged], dtype=object)
     columns["reason"] = np.array([j[1] for j in judged], dtype=object)
-    for name in ("order", "order_standard_error", "coefficient", "second_coefficient"):
+    for name in _UNUSABLE:
         columns[name] = np.where(usable, columns[name], np.nan)
+    small = columns.pop("small_limit_p_value")
+    columns["support_p_value"] = np.maximum(columns["support_p_value"], small)
     del columns["clear"]
     return columns
 
 
-def _third_term(data: Whitened, claimed: float) -> Array:
-    """The covariance of a third term that is about as large as the second at the coarsest rung.
-
-    The second comes from two terms fitted at the claimed p, and counts as no larger than the first.
-    """
-    at_claim = np.full((len(data.error), 1), claimed)
-    _, first, second = (v[:, 0] for v in data.project(at_claim, 2))
-    size = np.minimum(np.abs(second), np.abs(first))
-    term = size[:, None] * data.step ** (claimed + 2 * data.spacing)
-    return np.asarray(term[:, :, None] * term[:, None, :])
+_UNUSABLE = (
+    *("order", "order_standard_error", "coefficient", "second_coefficient"),
+    *("limit", "limit_low", "limit_high", "limit_share"),
+)
 
 
 def _selected(pure: Fits, two: Fits, wide: Fits, claimed: float) -> Fits:
@@ -238,6 +247,9 @@ def _judge(
         return INCONCLUSIVE, "neither one nor two powers fit: not in the asymptotic range"
     if verdict == REFUTED:
         return REFUTED, f"the order's interval ends below {claimed:g}"
+    if verdict == SUPPORTED and row["small_limit_p_value"] >= LEVEL:
+        share = row["limit_share"]
+        return INCONCLUSIVE, f"a limit of {share:.2g} times the coarsest error is not excluded"
     if verdict == SUPPORTED:
         return SUPPORTED, f"the order's interval reaches {claimed:g}, from above {claimed - 0.5:g}"
     return INCONCLUSIVE, f"the order's interval reaches down to {claimed - 0.5:g} or below"
@@ -257,6 +269,7 @@ def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: 
             reason = f"the error tends to {found.limit:.3g}, not to 0"
         if found.unresolved:
             verdict, reason = INCONCLUSIVE, found.unresolved
+        low, high = (np.array(found.limit + d * found.limit_uncertainty) for d in (-1, 1))
         rows.append(
             {
                 "order": found.order,
@@ -275,7 +288,10 @@ def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: 
                 "verdict": verdict,
                 "reason": reason,
                 "limit": found.limit,
-                "limit_uncertainty": found.limit_uncertainty,
+                "limit_low": low.item(),
+                "limit_high": high.item(),
+                "limit_share": share_of(low, high, np.abs(e[0])).item(),
+                "limit_p_value": 1.0,
             }
         )
     text = ("verdict", "reason")

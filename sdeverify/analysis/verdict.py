@@ -2,17 +2,24 @@
 
 One fit, with 95% interval [low, high] for the order and claim p:
 - *refuted*: high < p;
-- *supported*: high >= p and low > p - 1/2;
+- *supported*: high >= p and low > p - 1/2, and a limit of the error, as the step goes to 0, of more
+  than `SMALL_LIMIT` of the error at the coarsest rung is excluded;
 - *inconclusive* otherwise. An order bounds the error from above, so a higher order supports.
 
 Several observables and steps are judged together by Holm's method at the same 2.5% per side, so
-that looking at many fits refutes no true claim, and supports no false one, more often than that.
+that looking at many fits refutes no true claim, and supports no false one, more often than that:
+- *refuted*: a fit refutes;
+- *supported*: a fit supports; none refutes, not even at `DOUBT`; none has a limit that is not 0;
+  and, on a ladder that tests the noise, the same data refute the SDE without its noise (gradient
+  flow): data that cannot tell a diffusion from none say nothing of it;
+- *inconclusive* otherwise.
+Support is for the observables that support, which the sentence counts; it names the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,17 +32,26 @@ from sdeverify.errors import InconclusiveError, InvalidInputError
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 LEVEL = 0.025
 """One-sided level of a verdict: that of a two-sided 95% interval."""
+DOUBT = 0.1
+"""Support has to survive fits that refute at this level, adjusted for their number."""
+TESTS_NOISE = "svag"
+"""The ladder along which the SDE, its noise included, stays while the chain refines."""
+SMALL_LIMIT = 0.1
+"""What support has to exclude: a limit of the error of this share of the coarsest rung's error."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all fits of one comparison say together; `str(...)` is the sentence.
+    """What all fits of one comparison say together; `str(...)` says it in words.
 
     Attributes:
         verdict: "supported", "refuted" or "inconclusive".
-        text: one sentence.
+        text: it in words.
         fits, supported, refuted, inconclusive: how many fits were judged, and how each alone fell.
         refutation_p_value, support_p_value: the smallest, adjusted by Holm's method.
+        deciding: number of the fit that shows the verdict, over (observable, step).
+        obstacle: why fits that support do not make support; empty where nothing stands in the way.
+        unresolved: the judged observables that no fit supports or refutes.
     """
 
     verdict: str
@@ -46,6 +62,9 @@ class Verdict:
     inconclusive: int
     refutation_p_value: float
     support_p_value: float
+    deciding: int
+    obstacle: str
+    unresolved: tuple[str, ...]
 
     def __str__(self) -> str:
         return self.text
@@ -58,40 +77,78 @@ def interval_verdict(low: float, high: float, claimed: float) -> str:
     return SUPPORTED if low > claimed - 0.5 else INCONCLUSIVE
 
 
-def overall_verdict(order: xr.Dataset, *, exclude: Sequence[str] = ("accuracy",)) -> Verdict:
+def overall_verdict(
+    order: xr.Dataset, *, exclude: Sequence[str] = ("accuracy",), flow: xr.Dataset | None = None
+) -> Verdict:
     """The verdict over all observables and steps of `estimate_order`'s dataset.
-
-    Refuted if any fit is, after Holm's adjustment for the number of fits; else supported if at
-    least one fit is, likewise adjusted; else inconclusive.
 
     Args:
         exclude: observables that are shown but not judged: accuracy is not smooth, so the theorems
             say nothing about it.
+        flow: the same chains' orders against the SDE without its noise, the control of a ladder
+            that tests the noise; without it nothing is asked of the data's power.
 
     Raises:
         InvalidInputError: not an order dataset, or nothing is left to judge.
     """
+    judged = _judged(order, exclude)
+    alone = judged["verdict"].values
+    refutation = holm(np.where(alone == REFUTED, judged["refutation_p_value"].values, 1.0))
+    support = holm(np.where(alone == SUPPORTED, judged["support_p_value"].values, 1.0))
+    verdict, obstacle, deciding = INCONCLUSIVE, "", -1
+    if np.min(refutation) < LEVEL:
+        verdict, deciding = REFUTED, int(np.argmin(refutation))
+    elif np.min(support) < LEVEL:
+        obstacle = _obstacle(judged, refutation, flow, exclude)
+        deciding = int(np.argmin(support))
+        verdict = INCONCLUSIVE if obstacle else SUPPORTED
+    counts = [int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)]
+    names = judged[OBSERVABLE].values.astype(str)
+    told = set(names[alone != INCONCLUSIVE])
+    found = Verdict(
+        verdict=verdict,
+        text="",
+        fits=len(alone),
+        supported=counts[0],
+        refuted=counts[1],
+        inconclusive=counts[2],
+        refutation_p_value=float(np.min(refutation)),
+        support_p_value=float(np.min(support)),
+        deciding=deciding,
+        obstacle=obstacle,
+        unresolved=tuple(n for n in dict.fromkeys(names) if n not in told),
+    )
+    return replace(found, text=_sentence(judged, found))
+
+
+def _judged(order: xr.Dataset, exclude: Sequence[str]) -> xr.Dataset:
+    """The fits that are judged, over `fit`."""
     if "verdict" not in order or "refutation_p_value" not in order:
         raise InvalidInputError("overall_verdict takes the dataset of estimate_order(ladder)")
     kept = [o for o in order[OBSERVABLE].values if str(o) not in exclude]
     if not kept:
         raise InvalidInputError(f"nothing is left to judge: every observable is in {exclude}")
-    judged = order.sel({OBSERVABLE: kept}).stack(fit=(OBSERVABLE, STEP))
-    alone = judged["verdict"].values
-    refutation = _holm(np.where(alone == REFUTED, judged["refutation_p_value"].values, 1.0))
-    support = _holm(np.where(alone == SUPPORTED, judged["support_p_value"].values, 1.0))
-    verdict = INCONCLUSIVE
-    if np.min(refutation) < LEVEL:
-        verdict = REFUTED
-    elif np.min(support) < LEVEL:
-        verdict = SUPPORTED
-    n_supported, n_refuted, n_open = (
-        int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)
-    )
-    adjusted = {REFUTED: refutation, SUPPORTED: support}.get(verdict)
-    text = _sentence(judged, verdict, adjusted, (n_supported, n_refuted, n_open))
-    smallest = float(np.min(refutation)), float(np.min(support))
-    return Verdict(verdict, text, len(alone), n_supported, n_refuted, n_open, *smallest)
+    return order.sel({OBSERVABLE: kept}).stack(fit=(OBSERVABLE, STEP))
+
+
+def _obstacle(
+    judged: xr.Dataset, refutation: NDArray[Any], flow: xr.Dataset | None, exclude: Sequence[str]
+) -> str:
+    """What keeps fits that support from making support, in words."""
+    if np.min(refutation) < DOUBT:
+        one = judged.isel(fit=int(np.argmin(refutation)))
+        p = float(np.min(refutation))
+        return f"{_place(one)} contradicts it (p = {p:.2g}, adjusted for the number of fits)"
+    limited = holm(judged["limit_p_value"].fillna(1.0).values)
+    if np.min(limited) < 2 * LEVEL:
+        one = judged.isel(fit=int(np.argmin(limited)))
+        low, high = float(one["limit_low"]), float(one["limit_high"])
+        return f"{_place(one)} the error tends to {low:.2g} to {high:.2g}, not to 0"
+    if flow is not None and judged.attrs.get("ladder") == TESTS_NOISE:
+        control = overall_verdict(flow, exclude=exclude)
+        if control.verdict != REFUTED:
+            return "the same data do not refute the SDE without its noise, so cannot see it"
+    return ""
 
 
 def order_or_raise(order: xr.Dataset, observable: str, step: float | None = None) -> float:
@@ -113,7 +170,7 @@ def order_or_raise(order: xr.Dataset, observable: str, step: float | None = None
     return float(one["order"])
 
 
-def _holm(p: NDArray[Any]) -> NDArray[Any]:
+def holm(p: NDArray[Any]) -> NDArray[Any]:
     """P-values adjusted for their number by Holm (1979)."""
     rank = np.argsort(p)
     stepped = np.maximum.accumulate(p[rank] * (len(p) - np.arange(len(p))))
@@ -122,33 +179,39 @@ def _holm(p: NDArray[Any]) -> NDArray[Any]:
     return adjusted
 
 
-def _sentence(
-    judged: xr.Dataset, verdict: str, adjusted: NDArray[Any] | None, counts: tuple[int, int, int]
-) -> str:
-    supported, refuted, open_ = counts
-    total = sum(counts)
+def _sentence(judged: xr.Dataset, v: Verdict) -> str:
     claim = f"order {float(judged.attrs['claimed_order']):g}"
-    if adjusted is None:
+    open_ = f" Not resolved: {', '.join(v.unresolved)}." if v.unresolved else ""
+    tally = f"of {v.fits} fits {v.supported} support it, {v.refuted} contradict it and "
+    tally += f"{v.inconclusive} are open"
+    if v.deciding < 0:
         reasons, often = np.unique(judged["reason"].values.astype(str), return_counts=True)
         hint = f"most often: {reasons[np.argmax(often)]}"
         return (
-            f"Inconclusive about {claim}: of {total} fits {supported} support it, {refuted} "
-            f"contradict it and {open_} are open; nothing stands out among {total} looks ({hint})."
+            f"Inconclusive about {claim}: {tally}; nothing stands out among {v.fits} looks "
+            f"({hint}).{open_}"
         )
-    i = int(np.argmin(adjusted))
-    where = f"'{judged[OBSERVABLE].values[i]}' at step {float(judged[STEP].values[i]):g}"
-    low, high = float(judged["order_low"][i]), float(judged["order_high"][i])
-    found = f"order {float(judged['order'][i]):.2f} (95% interval {low:.2f} to {high:.2f})"
-    if verdict == REFUTED:
+    if v.obstacle:
+        return f"Inconclusive about {claim}: {tally}, but {v.obstacle}.{open_}"
+    one = judged.isel(fit=v.deciding)
+    low, high = float(one["order_low"]), float(one["order_high"])
+    found = f"order {float(one['order']):.2f} (95% interval {low:.2f} to {high:.2f})"
+    if v.verdict == REFUTED:
         return (
-            f"Refuted: {claim} is claimed, {where} has {found}; {refuted} of {total} fits refute."
+            f"Refuted: {claim} is claimed, {_place(one)} has {found}; {v.refuted} of {v.fits} fits "
+            "refute."
         )
     against = (
-        f"{refuted} contradict it, no more than chance among {total} looks allows"
-        if refuted
+        f"{v.refuted} contradict it, no more than chance among {v.fits} looks allows"
+        if v.refuted
         else "none contradicts it"
     )
     return (
-        f"Supported: {claim} is claimed, {where} has {found}; {supported} of {total} fits support "
-        f"it, {open_} are open and {against}."
+        f"Supported: {claim} is claimed, {_place(one)} has {found}, and a limit of more than "
+        f"{100 * float(one['limit_share']):.2g}% of the coarsest error is excluded; {v.supported} "
+        f"of {v.fits} fits support it, {v.inconclusive} are open and {against}.{open_}"
     )
+
+
+def _place(one: xr.Dataset) -> str:
+    return f"'{one[OBSERVABLE].item()}' at step {float(one[STEP]):g}"

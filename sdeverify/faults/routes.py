@@ -23,6 +23,7 @@ from sdeverify.errors import SdeverifyError
 from sdeverify.faults.fault import Fault
 from sdeverify.reference.checks import Domain
 from sdeverify.reference.domain import Axis
+from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study import Study, along_ladder
 
 BLOCK = 8192
@@ -54,9 +55,13 @@ class Finding:
         return self.verdict in (REFUTED, REFUSED)
 
 
-def finding(orders: xr.Dataset) -> Finding:
-    """The overall verdict of an order dataset, and the fit that decided it."""
-    verdict = overall_verdict(orders)
+def finding(orders: xr.Dataset, flow: xr.Dataset | None = None) -> Finding:
+    """The overall verdict of an order dataset, and the fit that decided it.
+
+    Args:
+        flow: the orders against gradient flow, which support has to refute.
+    """
+    verdict = overall_verdict(orders, flow=flow)
     fits = orders.stack(fit=("observable", STEP))
     same = np.flatnonzero(fits["verdict"].values == verdict.verdict)
     p_value = "refutation_p_value" if verdict.verdict == REFUTED else "support_p_value"
@@ -73,7 +78,17 @@ def guarded(route: Callable[[], xr.Dataset]) -> Finding:
     try:
         return finding(route())
     except SdeverifyError as error:
-        return Finding(REFUSED, np.nan, np.nan, np.nan, np.nan, str(error))
+        return refusal(error)
+
+
+def refusal(error: SdeverifyError) -> Finding:
+    """The finding of a route that does not accept the study."""
+    return Finding(REFUSED, np.nan, np.nan, np.nan, np.nan, str(error))
+
+
+def judged(errors: xr.Dataset, flow: xr.Dataset) -> Finding:
+    """The finding of sampled ladders of errors, against the SDE and against gradient flow."""
+    return finding(estimate_order(errors), estimate_order(flow))
 
 
 def sampled_chains(study: Study) -> list[xr.Dataset]:
@@ -95,31 +110,32 @@ def sampled_chains(study: Study) -> list[xr.Dataset]:
     ]
 
 
-def sampled_order(study: Study, chains: Sequence[xr.Dataset] | None = None) -> xr.Dataset:
-    """The orders of a study's SDE by Monte Carlo, without its flow.
+def sampled_ladders(
+    study: Study, chains: Sequence[xr.Dataset] | None = None
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """The weak errors of a study's ladder by Monte Carlo, against its SDE and against its flow.
 
     Args:
         chains: from `sampled_chains`, where several SDEs are compared with one optimizer.
     """
     sdes, belongs = study.sdes()
     ensembles = sampled_chains(study) if chains is None else chains
-    paths = [
-        run_job(
-            path_job(
-                sde,
-                study.start,
-                study.steps,
-                study.observables,
-                study.path_replicas or study.replicas,
-                study.substeps,
-                study.seed,
-                block_size=BLOCK,
+
+    def against(each: Sequence[GradientSDE], replicas: int) -> xr.Dataset:
+        point, steps, seen = study.start, study.steps, study.observables
+        paths = [
+            run_job(
+                path_job(
+                    sde, point, steps, seen, replicas, study.substeps, study.seed, block_size=BLOCK
+                )
             )
-        )
-        for sde in sdes
-    ]
-    each = [weak_error(chain, paths[j]) for chain, j in zip(ensembles, belongs, strict=True)]
-    return estimate_order(along_ladder(study, each))
+            for sde in each
+        ]
+        errors = [weak_error(c, paths[j]) for c, j in zip(ensembles, belongs, strict=True)]
+        return along_ladder(study, errors)
+
+    flows = [GradientFlow.without_noise(sde) for sde in sdes]
+    return against(sdes, study.path_replicas or study.replicas), against(flows, 2)
 
 
 def twice_as_fine(domain: Domain) -> Domain:
@@ -162,16 +178,19 @@ class Routes:
 
     def sampled(self, fault: Fault) -> Finding:
         """By Monte Carlo."""
+        try:
+            return judged(*self.sampled_ladders(fault))
+        except SdeverifyError as error:
+            return refusal(error)
 
-        def order() -> xr.Dataset:
-            if not fault.keeps_chain:
-                return sampled_order(fault.study)
-            name = fault.correct.name
-            if name not in self._sampled:
-                self._sampled[name] = sampled_chains(fault.correct)
-            return sampled_order(fault.study, self._sampled[name])
-
-        return guarded(order)
+    def sampled_ladders(self, fault: Fault) -> tuple[xr.Dataset, xr.Dataset]:
+        """What the Monte Carlo route judges, see `sampled_ladders`."""
+        if not fault.keeps_chain:
+            return sampled_ladders(fault.study)
+        name = fault.correct.name
+        if name not in self._sampled:
+            self._sampled[name] = sampled_chains(fault.correct)
+        return sampled_ladders(fault.study, self._sampled[name])
 
 
 def unchanged(study: Study) -> Fault:

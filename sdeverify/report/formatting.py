@@ -34,6 +34,14 @@ def plain(value: float, digits: int = 4) -> str:
     return f"{mantissa}{TIMES}{power_of_ten(exponent)}"
 
 
+def percent(share: float) -> str:
+    """A share as a percentage of two digits."""
+    value = 100 * float(share)
+    if not value < 1000:
+        return "over 1000%"
+    return f"{plain(value, 2) if value < 99.5 else round(value)}%"
+
+
 def with_error(value: float, standard_error: float) -> str:
     """`0.0123(4)`: a value with its standard error in units of the last digit.
 

@@ -22,6 +22,10 @@ _ORDER = (
     "reason",
     "refutation_p_value",
     "support_p_value",
+    "limit_low",
+    "limit_high",
+    "limit_share",
+    "limit_p_value",
 )
 _ENSEMBLE = ("block_count", "block_mean", "block_comoment", "mean", "standard_error")
 _EXACT = ("mean", "bound")

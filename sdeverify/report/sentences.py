@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from sdeverify.report.formatting import anything, order_with_interval, plain
+from sdeverify.report.formatting import anything, order_with_interval, percent, plain
 from sdeverify.report.results import Comparison
+
+if TYPE_CHECKING:
+    from sdeverify.analysis import Verdict
 
 VERDICT_SIGNS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
 """Beside the word, so that a verdict is never told by colour alone."""
@@ -60,15 +64,18 @@ def headline(c: Comparison) -> Headline:
         shown, verdict = c.order, "inconclusive"
         sentence = "Inconclusive: no smooth observable was compared, so no theorem applies."
     else:
-        overall = overall_verdict(c.order, exclude=tuple(c.outside_theorem))
+        outside = tuple(c.outside_theorem)
+        overall = overall_verdict(c.order, exclude=outside, flow=c.flow_order)
         shown, verdict = c.order.sel(observable=inside), overall.verdict
     one = _telling_fit(shown, verdict)
     text = order_with_interval(*(float(one[k].item()) for k in _ENDS))
     name, step = str(one["observable"].item()), float(one["step"].item())
     if inside:
-        counts = {k: getattr(overall, k) for k in ("supported", "refuted", "inconclusive")}
         found = f"{name} at step {plain(step)} has order {text}"
-        sentence = _sentence(f"Order {plain(c.claimed_order)}", verdict, found, counts, shown)
+        if verdict == "supported":
+            share = percent(float(one["limit_share"]))
+            found += f", and a limit of more than {share} of the coarsest error is excluded"
+        sentence = _sentence(f"Order {plain(c.claimed_order)}", found, overall, shown)
     return Headline(verdict, sentence, name, step, text, plain(c.claimed_order))
 
 
@@ -93,25 +100,49 @@ def _telling_fit(order: xr.Dataset, verdict: str) -> xr.Dataset:
     return min((fit for fit in telling if float(fit["step"]) == last), key=uncertainty)
 
 
-def _sentence(
-    claim: str, verdict: str, found: str, counts: dict[str, int], order: xr.Dataset
-) -> str:
-    total = sum(counts.values())
+def _sentence(claim: str, found: str, overall: Verdict, order: xr.Dataset) -> str:
+    verdict, total = overall.verdict, overall.fits
     tally = {
-        "supported": f"{counts['supported']} support it",
-        "refuted": f"{counts['refuted']} refute it",
-        "inconclusive": f"{counts['inconclusive']} are open",
+        "supported": f"{overall.supported} support it",
+        "refuted": f"{overall.refuted} refute it",
+        "inconclusive": f"{overall.inconclusive} are open",
     }
     first = tally.pop(verdict)
     rest = " and ".join(tally.values())
     looks = f"{order.sizes['observable']} smooth observables at {order.sizes['step']} times"
     sentence = f"of {total} fits ({looks}) {first}, {rest}"
-    if verdict == "supported" and counts["refuted"]:
+    if verdict == "supported" and overall.refuted:
         sentence += f", no more than {total} looks allow"
+    unresolved = f" Not resolved: {', '.join(overall.unresolved)}." if overall.unresolved else ""
     if verdict != "inconclusive":
-        return f"{claim} is {verdict}: {found}; {sentence}."
+        return f"{claim} is {verdict}: {found}; {sentence}.{unresolved}"
+    about = f"Inconclusive about {claim.lower()}: {sentence}"
+    if overall.obstacle:
+        return f"{about}, but {overall.obstacle}.{unresolved}"
     reasons, often = np.unique(order["reason"].values.astype(str), return_counts=True)
-    return f"Inconclusive about {claim.lower()}: {sentence}. Most often: {reasons[often.argmax()]}."
+    return f"{about}. Most often: {reasons[often.argmax()]}.{unresolved}"
+
+
+def limit_sentence(c: Comparison) -> str:
+    """The constant error that each smooth observable leaves possible, at the last fitted step."""
+    last = c.order.sel(step=c.last_step, method="nearest")
+    coarsest = c.chains[0].sel(step=c.last_step, method="nearest")
+    said = []
+    for name in (n for n in c.observables if n not in c.outside_theorem):
+        one = last.sel(observable=name)
+        size = float(np.maximum(np.abs(one["limit_low"]), np.abs(one["limit_high"])))
+        if not np.isfinite(size):
+            continue
+        share = percent(float(one["limit_share"]))
+        text = f"{plain(size, 2)} for {name} ({share} of the coarsest error"
+        if not c.computed:
+            replicas = float(coarsest["block_count"].sum())
+            spread = float(coarsest["standard_error"].sel(observable=name)) * np.sqrt(replicas)
+            text += f", {percent(size / spread)} of the spread between replicas" if spread else ""
+        said.append(f"{text})")
+    if not said:
+        return ""
+    return f"A constant error, the mark of a wrong SDE, is not excluded up to {'; '.join(said)}."
 
 
 def in_brief(comparisons: Sequence[Comparison]) -> str:

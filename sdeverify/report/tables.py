@@ -13,6 +13,7 @@ from sdeverify.report.formatting import (
     NARROW,
     level,
     order_with_interval,
+    percent,
     plain,
     probability,
     with_error,
@@ -77,18 +78,32 @@ def order_table(
                 Cell(plain(terms, 1) if terms > 0 else DASH, "number"),
                 Cell(chi2, "number"),
                 Cell(probability(value_of(one, "p_value")), "number"),
+                Cell(limit_text(one), "wide"),
                 Cell(reason),
             )
         )
-    columns = ("Observable", "Verdict", "Order [95%]", "Terms", "χ² on d.o.f.", "p", "Reason")
+    columns = (
+        *("Observable", "Verdict", "Order [95%]", "Terms", "χ² on d.o.f.", "p"),
+        *("Limit at step 0 [95%]", "Reason"),
+    )
     return Table(
         f"{caption} at step {plain(at)}",
         columns,
         tuple(rows),
         "One term is a sᵖ, two terms a sᵖ (1 + b s), fitted to the signed errors with their full "
         "covariance, two only where χ² rejects one; p is the probability of a χ² at least this "
-        "large if the fit is right.",
+        "large if the fit is right. Limit: the constant c in c + a sᵖ (1 + b s), p the claimed "
+        "order, and how large it may be beside the error at the coarsest rung.",
     )
+
+
+def limit_text(one: xr.Dataset) -> str:
+    """The interval of the error's limit, and its largest size beside the coarsest error."""
+    low, high = value_of(one, "limit_low"), value_of(one, "limit_high")
+    if not np.isfinite(low + high):
+        return DASH
+    share = percent(value_of(one, "limit_share"))
+    return f"[{plain(low, 2)},{NARROW}{plain(high, 2)}], up to {share}"
 
 
 def errors_table(c: Comparison, ds: xr.Dataset, caption: str) -> Table:

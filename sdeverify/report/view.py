@@ -15,6 +15,7 @@ from sdeverify.report.sentences import (
     bias_sentence,
     headline,
     ladder_sentence,
+    limit_sentence,
     noise_text,
     unresolved_sentence,
 )
@@ -60,6 +61,7 @@ class Section:
     assumptions: tuple[str, ...]
     ladder: str
     cannot_tell: str
+    limit: str
     unresolved: str
     bias: str
     noise: Mapping[str, str]
@@ -89,6 +91,7 @@ def section(c: Comparison) -> Section:
         assumptions=tuple(prose(str(line)) for line in d["assumptions"]),
         ladder=ladder_sentence(c),
         cannot_tell=prose(c.cannot_tell),
+        limit=limit_sentence(c),
         unresolved=unresolved_sentence(c),
         bias=bias_sentence(c),
         noise={label: noise_text(value) for label, value in c.noise.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sdeverify as sv
 from sdeverify import measures
@@ -20,6 +21,7 @@ def build(
     subsample: int = 16,
     confirm_replicas: int = 128,
     steps: int = 20,
+    sgd_steps: int = 12,
     seed: int = 0,
     device: str = "cpu",
 ) -> Sequence[sv.Study]:
@@ -32,13 +34,19 @@ def build(
         measures.squared_parameter_norm(),
         measures.accuracy(problem),
     ]
-    warm = 60
-    sgd = sv.SGD(learning_rate=0.25)
+    sgd = sv.SGD(learning_rate=0.5)
     rmsprop = sv.RMSprop(learning_rate=0.004, beta=0.97, epsilon=1e-2)
     adam = sv.Adam(learning_rate=0.004, beta1=0.93, beta2=0.97, epsilon=1e-2)
 
     def study(
-        name: str, title: str, optimizer: sv.Optimizer, ladder: sv.Ladder, share: int = 1
+        name: str,
+        title: str,
+        optimizer: sv.Optimizer,
+        ladder: sv.Ladder,
+        share: int = 1,
+        substeps: Sequence[int] = (2, 4, 8),
+        horizon: int = steps,
+        warm: int = 60,
     ) -> sv.Study:
         return sv.Study(
             name=name,
@@ -46,12 +54,12 @@ def build(
             optimizer=optimizer,
             oracle=oracle,
             start=sv.warm_up(optimizer, oracle, theta0, steps=warm, seed=seed),
-            steps=[steps * k / 4 for k in range(5)],
+            steps=[horizon * k / 4 for k in range(5)],
             observables=observables,
             ladder=ladder,
             replicas=replicas * share,
             path_replicas=path_replicas * share,
-            substeps=(2, 4),
+            substeps=substeps,
             subsample=subsample,
             confirm_replicas=confirm_replicas,
             seed=seed,
@@ -59,15 +67,11 @@ def build(
         )
 
     levels = sv.SvagLevels([1, ROOT, 2, 2 * ROOT, 4])
+    early: Any = {"horizon": sgd_steps, "warm": 20}  # where SGD's error is large beside its spread
+    rates = sv.LearningRates([0.5, 0.25, 0.125, 0.0625])
     return [
-        study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8]), 2),
-        study(
-            "sgd-rates",
-            "SGD along learning rates",
-            sgd,
-            sv.LearningRates([0.25, 0.125, 0.0625, 0.03125]),
-            2,
-        ),
+        study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8]), 4, **early),
+        study("sgd-rates", "SGD along learning rates", sgd, rates, 2, (2, 4), **early),
         study("rmsprop-levels", "RMSprop along SVAG levels", rmsprop, levels),
         study("adam-levels", "Adam along SVAG levels", adam, levels),
     ]

@@ -4,8 +4,9 @@
     python studies/refutation/run.py --routes one_step  # half a minute
     python studies/refutation/run.py --only sgd second  # names that start so
 
-Findings are kept in studies/refutation/findings.json and only computed where they are missing;
-docs/refutation.md is written from them.
+Findings are kept in studies/refutation/findings.json, and what Monte Carlo measured in
+studies/refutation/sampled.json: both are only computed where they are missing. docs/refutation.md
+is written from them, Monte Carlo's verdicts being given anew each time.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import argparse
 import fcntl
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 
+import sdeverify as sv
+from sdeverify.errors import SdeverifyError
 from sdeverify.faults import Fault, catalogue, correct_studies
-from sdeverify.faults.routes import Routes, unchanged
+from sdeverify.faults.routes import Finding, Routes, judged, refusal, unchanged
 
 HERE = Path(__file__).parent
-KEPT = HERE / "findings.json"
+FINDINGS, SAMPLED = HERE / "findings.json", HERE / "sampled.json"
 LOCK = Path(tempfile.gettempdir()) / "sdeverify-refutation.lock"
 PAGE = HERE.parents[1] / "docs" / "refutation.md"
 ROUTES = {
@@ -47,11 +52,14 @@ A verification tool is worth what it refutes. Below, every correct study and eve
 Each cell has the verdict on the claimed order, and the local slope of log |error| at the two finest
 steps, of the observable (or moment) that decided: 0 for an error that does not vanish, 1 or 2 for
 the order. "refused" means that the route does not accept the study, with an error that says why;
-"-" was not computed. *Inconclusive* by Monte Carlo is an honest answer: the error is too small for
-the replicas, or the rungs too few. *Supported* beside a fault means that its effect is smaller than
-what these replicas and observables resolve: a verdict speaks of the errors that were measured. All
-studies go along SVAG levels but "second ..." and "... along learning rates", which go along
-learning rates.
+"-" was not computed. All studies go along SVAG levels but "second ..." and "... along learning
+rates", which go along learning rates.
+
+*Inconclusive* by Monte Carlo is an honest answer: the error is too small for the replicas or too
+near to what the integrator leaves, a constant error of a tenth of the coarsest rung's is not
+excluded, fits contradict each other, or the same data would not refute gradient flow either. A
+fault is seen where it moves an expectation that is looked at by more than sampling resolves; the
+shares are below.
 
 This page is made by `python studies/refutation/run.py`.
 """
@@ -64,30 +72,104 @@ def main() -> None:
     faults = catalogue()
     routes = Routes()
     for route in arguments.routes:
+        place = SAMPLED if route == "sampled" else FINDINGS
         for fault in [*correct, *faults]:
             chosen = not arguments.only or fault.name.startswith(tuple(arguments.only))
-            if not chosen or (route in kept().get(fault.name, {}) and not arguments.again):
+            if not chosen or (route in kept(place).get(fault.name, {}) and not arguments.again):
                 continue
-            found = plain(asdict(getattr(routes, route)(fault)))
-            print(f"{fault.name:32s} {ROUTES[route]:20s} {found['verdict']}", flush=True)
-            keep(fault.name, route, found)
-    PAGE.write_text(page(correct, faults, kept()))
+            found = getattr(_Computed(routes), route)(fault)
+            print(f"{fault.name:32s} {ROUTES[route]}", flush=True)
+            keep(place, fault.name, route, found)
+    findings = kept(FINDINGS)
+    for name, measured in kept(SAMPLED).items():
+        findings.setdefault(name, {})["sampled"] = plain(asdict(verdict_of(measured["sampled"])))
+    PAGE.write_text(page(correct, faults, findings))
 
 
-def kept() -> dict[str, dict[str, Any]]:
-    """The findings so far."""
-    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+@dataclass(frozen=True)
+class _Computed:
+    """What each route leaves to be kept."""
+
+    routes: Routes
+
+    def one_step(self, fault: Fault) -> dict[str, Any]:
+        return plain(asdict(self.routes.one_step(fault)))
+
+    def exact(self, fault: Fault) -> dict[str, Any]:
+        return plain(asdict(self.routes.exact(fault)))
+
+    def sampled(self, fault: Fault) -> dict[str, Any]:
+        try:
+            errors, flow = self.routes.sampled_ladders(fault)
+        except SdeverifyError as error:
+            return {"refused": str(error)}
+        return {"errors": numbers(errors), "flow": numbers(flow)}
 
 
-def keep(name: str, route: str, found: dict[str, Any]) -> None:
+MEASURED = ("error", "chain_variance", "path_variance", "integrator_residual")
+
+
+def numbers(along: xr.Dataset) -> dict[str, Any]:
+    """A sampled ladder as plain JSON, six digits of each number."""
+    ids = list(dict.fromkeys(map(str, along["path_id"].values)))
+    values = {n: along[n].transpose("rung", "step", "observable").values for n in MEASURED}
+    axes = {n: along[n].values for n in ("time_per_step", "step", "time")}
+    return {
+        **{n: _six_digits(v.tolist()) for n, v in (values | axes).items()},
+        "observable": [str(name) for name in along["observable"].values],
+        "path": [ids.index(str(p)) for p in along["path_id"].values],
+        "replicas": int(along.attrs["replicas"]),
+        "ladder": along.attrs["ladder"],
+        "claimed_order": along.attrs["claimed_order"],
+    }
+
+
+def ladder_of(kept: dict[str, Any]) -> xr.Dataset:
+    """The inverse of `numbers`."""
+    coords = {
+        "step": kept["step"],
+        "time": ("step", kept["time"]),
+        "observable": np.array(kept["observable"], dtype=object),
+    }
+    rungs = []
+    for i, (step, path) in enumerate(zip(kept["time_per_step"], kept["path"], strict=True)):
+        values = {n: np.asarray(kept[n][i]) for n in MEASURED}
+        values["standard_error"] = np.sqrt(values["chain_variance"] + values["path_variance"])
+        attrs = {"time_per_step": step, "path_id": f"path {path}", "replicas": kept["replicas"]}
+        dims = ("step", "observable")
+        rungs.append(
+            xr.Dataset({n: (dims, v) for n, v in values.items()}, coords=coords, attrs=attrs)
+        )
+    return sv.ladder(rungs, kept["ladder"], kept["claimed_order"])
+
+
+def verdict_of(measured: dict[str, Any]) -> Finding:
+    """The verdict on what Monte Carlo measured."""
+    if "refused" in measured:
+        return refusal(SdeverifyError(measured["refused"]))
+    return judged(ladder_of(measured["errors"]), ladder_of(measured["flow"]))
+
+
+def _six_digits(value: Any) -> Any:
+    return [_six_digits(v) for v in value] if isinstance(value, list) else float(f"{value:.6g}")
+
+
+def kept(place: Path) -> dict[str, dict[str, Any]]:
+    """What is there so far."""
+    return json.loads(place.read_text()) if place.exists() else {}
+
+
+def keep(place: Path, name: str, route: str, found: dict[str, Any]) -> None:
     """Adds a finding; two runs, of different routes say, may go on at once."""
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        now = kept()
+        now = kept(place)
         now.setdefault(name, {})[route] = found
-        whole = KEPT.with_suffix(".part")
-        whole.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
-        whole.replace(KEPT)
+        whole = place.with_suffix(".part")
+        indent = None if place == SAMPLED else 1
+        text = json.dumps(now, indent=indent, sort_keys=True, separators=(",", ": "))
+        whole.write_text((text.replace("}}},", "}}},\n") if indent is None else text) + "\n")
+        whole.replace(place)
 
 
 def plain(found: dict[str, Any]) -> dict[str, Any]:
@@ -102,16 +184,35 @@ def page(correct: list[Fault], faults: list[Fault], found: dict[str, dict[str, A
     parts = [INTRODUCTION.format(replicas=replicas), "## Correct SDEs\n"]
     parts += [*table(correct, found, lambda fault: fault.correct.title), ""]
     parts += [f"## {len(faults)} planted faults\n", *table(faults, found, lambda fault: fault.what)]
-    counts = {
-        route: [found.get(f.name, {}).get(route, {}).get("verdict", "-") for f in faults]
-        for route in ROUTES
-    }
-    parts.append("")
-    for route, verdicts in counts.items():
-        done = [v for v in verdicts if v != "-"]
-        rejected = sum(v in ("refuted", "refused") for v in done)
-        parts.append(f"- {ROUTES[route]}: {rejected} of {len(done)} faults are rejected")
+    parts += ["", "## How much each route sees\n"]
+    heads = (
+        "route",
+        "faults rejected",
+        "open",
+        "supported",
+        "correct supported",
+        "open",
+        "rejected",
+    )
+    parts += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for route, name in ROUTES.items():
+        wrong, right = (tally(group, found, route) for group in (faults, correct))
+        cells = [shares(wrong, i) for i in range(3)] + [shares(right, i) for i in (2, 1, 0)]
+        parts.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(parts) + "\n"
+
+
+def tally(group: list[Fault], found: dict[str, dict[str, Any]], route: str) -> list[int]:
+    """How many are rejected, open and supported."""
+    verdicts = [found.get(f.name, {}).get(route, {}).get("verdict", "-") for f in group]
+    kinds = (("refuted", "refused"), ("inconclusive",), ("supported",))
+    return [sum(v in kind for v in verdicts) for kind in kinds]
+
+
+def shares(counts: list[int], i: int) -> str:
+    """One count of several, with its percentage."""
+    total = sum(counts)
+    return f"{counts[i]} of {total} ({100 * counts[i] / total:.0f}%)" if total else "-"
 
 
 def table(faults: list[Fault], found: dict[str, dict[str, Any]], what: Any) -> list[str]:

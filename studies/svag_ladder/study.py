@@ -6,6 +6,7 @@ sdeverify report studies/svag_ladder
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sdeverify as sv
 from sdeverify import measures
@@ -23,11 +24,11 @@ def build(
     subsample: int = 16,
     confirm_replicas: int = 128,
     steps: int = 20,
-    warm: int = 60,
+    sgd_steps: int = 12,
     seed: int = 1,
     device: str = "cpu",
 ) -> Sequence[sv.Study]:
-    """SGD with momentum, Nesterov's too, and AdamW; plain SGD, RMSprop, Adam are `digits`'."""
+    """SGD, with momentum and Nesterov's, early in training; RMSprop, Adam and AdamW later."""
     problem, theta0 = digits_problem(samples, hidden, device=device)
     oracle = sv.GradientOracle(problem, sv.MinibatchNoise(batch_size))
     observables = [
@@ -36,11 +37,7 @@ def build(
         measures.squared_parameter_norm(),
         measures.accuracy(problem),
     ]
-    momentum = sv.SGDMomentum(learning_rate=0.04, momentum=0.8)
-    nesterov = sv.SGDMomentum(learning_rate=0.04, momentum=0.8, nesterov=True)
-    adamw = sv.Adam(
-        learning_rate=0.004, beta1=0.93, beta2=0.97, epsilon=1e-2, decoupled_weight_decay=2.0
-    )
+    moments: Any = {"learning_rate": 0.004, "beta1": 0.93, "beta2": 0.97, "epsilon": 1e-2}
 
     def study(
         name: str,
@@ -48,7 +45,9 @@ def build(
         optimizer: sv.Optimizer,
         ladder: sv.Ladder,
         share: int = 1,
-        substeps: Sequence[int] = (2, 4),
+        substeps: Sequence[int] = (2, 4, 8),
+        horizon: int = steps,
+        warm: int = 60,
     ) -> sv.Study:
         return sv.Study(
             name=name,
@@ -56,7 +55,7 @@ def build(
             optimizer=optimizer,
             oracle=oracle,
             start=sv.warm_up(optimizer, oracle, theta0, steps=warm, seed=seed),
-            steps=[steps * k / 4 for k in range(5)],
+            steps=[horizon * k / 4 for k in range(5)],
             observables=observables,
             ladder=ladder,
             replicas=replicas * share,
@@ -69,21 +68,30 @@ def build(
         )
 
     linear = sv.SvagLevels([1, 2, 4, 8])
-    finer = (4, 8)  # one step of momentum is 0.2 of its SDE's time
+    squared = sv.SvagLevels([1, ROOT, 2, 2 * ROOT, 4])
+    long: Any = {"substeps": (3, 6, 12), "horizon": sgd_steps, "warm": 10}  # time steps of 0.32
+    momentum = sv.SGDMomentum(learning_rate=0.1, momentum=0.8)
+    nesterov = sv.SGDMomentum(learning_rate=0.1, momentum=0.8, nesterov=True)
+    rmsprop = sv.RMSprop(learning_rate=0.004, beta=0.97, epsilon=1e-2)
+    adamw = sv.Adam(decoupled_weight_decay=2.0, **moments)
     return [
-        study("momentum", "Momentum", momentum, linear, 6, finer),
-        study("nesterov", "Nesterov's momentum", nesterov, linear, 6, finer),
-        study("adamw", "AdamW", adamw, sv.SvagLevels([1, ROOT, 2, 2 * ROOT, 4])),
+        study("sgd", "SGD", sv.SGD(learning_rate=0.5), linear, 4, horizon=sgd_steps, warm=20),
+        study("momentum", "Momentum", momentum, linear, 6, **long),
+        study("nesterov", "Nesterov's momentum", nesterov, linear, 2, **long),
+        study("rmsprop", "RMSprop", rmsprop, squared),
+        study("adam", "Adam", sv.Adam(**moments), squared),
+        study("adamw", "AdamW", adamw, squared),
     ]
 
 
 STUDY = sv.Campaign(
     name="svag_ladder",
-    title="The SVAG ladder of momentum, Nesterov's momentum and AdamW on handwritten digits",
+    title="The SVAG ladder of six optimizers on handwritten digits",
     question=(
         "SVAG refines the optimizer and raises its noise so that the SDE stays the same. If the "
-        "SDE is right, the refined runs come to it: as 1/level for SGD with momentum, as 1/level^2 "
-        "for AdamW, which is order 1 in the SDE's time per step. Do they?"
+        "SDE is right, the refined runs come to it: as 1/level for SGD, with momentum or without, "
+        "as 1/level^2 for RMSprop, Adam and AdamW, which is order 1 in the SDE's time per step. "
+        "Do they?"
     ),
     build=build,
     command="sdeverify report studies/svag_ladder",
