@@ -43,7 +43,10 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """An ensemble that is computed block by block; what a block gives depends on nothing else."""
+    """An ensemble that is computed block by block; what a block gives depends on nothing else.
+
+    Where it `may_diverge`, moments that are not finite are a finding and not refused.
+    """
 
     run_block: Callable[[Block], NDArray[np.float64]]
     steps: tuple[float, ...]
@@ -53,6 +56,7 @@ class Job:
     crossed: bool
     substeps: tuple[int, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
+    may_diverge: bool = False
 
     def missing(self, sink: Sink | None) -> list[Block]:
         """The blocks that are not in the sink yet."""
@@ -62,9 +66,10 @@ class Job:
     def compute(self, block: Block, keep: bool) -> BlockResult:
         """One block's result; refused where the dynamics diverged."""
         values = self.run_block(block)
-        if not np.isfinite(values).all():
+        if not (self.may_diverge or np.isfinite(values).all()):
             raise SdeverifyError(self._divergence(values))
-        moments = cross_block_moments(values) if self.crossed else block_moments(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moments = cross_block_moments(values) if self.crossed else block_moments(values)
         return BlockResult(moments, values if keep else None)
 
     def dataset(self, results: dict[int, BlockResult]) -> xr.Dataset:

@@ -97,7 +97,7 @@ def validity(
             f"{type(oracle.noise).__name__} draws no two independent batches at one point. Use "
             "MinibatchNoise of the same batch size."
         )
-    decay = _decay(optimizer)
+    decay = decay_of(optimizer)
     required = required_noise_to_signal(closeness, decay)
     state = start if isinstance(start, State) else State(0, theta=start)
     run, ends = _run(optimizer, oracle, state, steps, replicas, seed)
@@ -129,6 +129,18 @@ def validity(
         "conditions": _conditions(optimizer),
     }
     return xr.Dataset(fields, coords=coords, attrs=attrs)
+
+
+def close_bounds(optimizer: Optimizer, closeness: float = math.sqrt(2)) -> dict[str, float]:
+    """The observables that the largest factor is about, and the factor each may be off by.
+
+    SGD and momentum: |grad f|^2, tr Sigma and |theta|^2 within C. RMSprop, Adam: sqrt(v) in sum
+    within C, so the mean of u = v/sigma^2 within C^2.
+    """
+    if optimizer.refinement_power == 2:
+        return {"mean_u": closeness**2}
+    names = ("squared_gradient_norm", "noise_trace", "squared_parameter_norm")
+    return dict.fromkeys(names, closeness)
 
 
 def _run(
@@ -238,7 +250,7 @@ def _interval(name: str, interval: RatioInterval) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _decay(optimizer: Optimizer) -> float:
+def decay_of(optimizer: Optimizer) -> float:
     """eta lambda of plain SGD; 0 where the balance of |theta|^2 does not apply."""
     if not isinstance(optimizer, SGD) or isinstance(optimizer.weight_decay, Tensor):
         return 0.0
