@@ -176,7 +176,8 @@ def _show_scaling(tree: xr.DataTree) -> None:
         table.add_row(*(Text(row[i].text) for i in short))
     console = Console()
     console.print(table)
-    console.print(Text(in_brief(runs)))
+    for sentence in in_brief(runs):
+        console.print(Text(sentence))
 
 
 def _say(text: str) -> None:

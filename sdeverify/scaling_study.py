@@ -28,6 +28,7 @@ from sdeverify.sdes import derive
 from sdeverify.state import State
 
 SDE = "sde"
+LEAST_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,12 @@ class ScalingStudy:
             raise InvalidInputError(
                 "the prediction needs 3 replicas or more and a step or more; got "
                 f"{self.prediction_replicas} and {self.prediction_steps}."
+            )
+        blocks = min(self.replicas, self.path_replicas or self.replicas) // self.block_size
+        if decay_of(self.optimizer) and blocks < LEAST_BLOCKS:
+            raise InvalidInputError(
+                f"the balance of |theta|^2 takes its error bars from {LEAST_BLOCKS} blocks of "
+                f"replicas or more; got {blocks}. Take a smaller block_size or more replicas."
             )
         return batch_runs(
             self.optimizer,

@@ -60,7 +60,7 @@ def balance(ds: xr.Dataset, constants: Constants, confidence: float = 0.95) -> d
     """
     eta, decay, noise, own = constants
     continuous = SUBSTEPS in ds.dims
-    r, g, s, change, steps = _windows(ds)
+    r, g, s, change, steps = _windows(ds, own)
     lost = (1.0 if continuous else 1 - eta * decay / 2) * 2 * decay * r
     gained = {"sgd_balance": eta * (g + noise * s), "sde_balance": eta * noise * s}
     drift = change / (steps * own * eta)
@@ -80,8 +80,11 @@ def balance(ds: xr.Dataset, constants: Constants, confidence: float = 0.95) -> d
     }
 
 
-def _windows(ds: xr.Dataset) -> tuple[Array, Array, Array, Array, float]:
-    """Per block the time means of R, G, tr Sigma, and R's change over the window's steps."""
+def _windows(ds: xr.Dataset, own: float) -> tuple[Array, Array, Array, Array, float]:
+    """Per block the time means of R, G, tr Sigma, and R's change over the window's steps.
+
+    A chain's means are over the points from which its own steps start.
+    """
     values = ds["block_mean"].sel({OBSERVABLE: list(_SEEN)})
     if SUBSTEPS in ds.dims:
         weights = xr.DataArray(extrapolation_weights(ds[SUBSTEPS].values), dims=SUBSTEPS)
@@ -90,8 +93,12 @@ def _windows(ds: xr.Dataset) -> tuple[Array, Array, Array, Array, float]:
     late = step >= (step[0] + step[-1]) / 2
     series = values.transpose(OBSERVABLE, BLOCK, STEP).values[:, :, late]
     length = float(step[late][-1] - step[late][0])
-    r, g, s = trapezoid(series, step[late], axis=-1) / length
-    return r, g, s, series[0, :, -1] - series[0, :, 0], length
+    means = trapezoid(series, step[late], axis=-1) / length
+    change = series[:, :, -1] - series[:, :, 0]
+    if SUBSTEPS not in ds.dims:
+        means = means - change / (2 * length * own)
+    r, g, s = means
+    return r, g, s, change[0], length
 
 
 def _named(name: str, interval: RatioInterval) -> dict[str, float]:

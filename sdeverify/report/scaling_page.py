@@ -87,7 +87,7 @@ def write_scaling_report(results: xr.DataTree, folder: str | Path) -> Path:
 def _sections(runs: Sequence[Scaled]) -> list[Section]:
     answer = Section(
         "The answer",
-        (in_brief(runs),),
+        in_brief(runs),
         _predicted_picture() if len(runs) > 2 else None,
         (prediction_table(runs),),
     )

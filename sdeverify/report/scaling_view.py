@@ -13,7 +13,8 @@ import xarray as xr
 from sdeverify.report.formatting import interval, plain, with_error
 from sdeverify.report.tables import Cell, Table
 
-BELOW, ABOVE, AGREES, BEYOND = "below", "above", "within errors", "not reached"
+BELOW, ABOVE = "below the limit", "above the limit"
+AGREES, BEYOND = "at it within errors", "beyond what was tested"
 
 
 @dataclass(frozen=True)
@@ -114,43 +115,44 @@ def read_scaled(tree: xr.DataTree) -> list[Scaled]:
     ]
 
 
-def in_brief(runs: Sequence[Scaled]) -> str:
-    """The answer in a few sentences."""
+def in_brief(runs: Sequence[Scaled]) -> tuple[str, ...]:
+    """The answer in a few sentences: the prediction, then each comparison of rules."""
     counts = [
-        f"{sum(run.comparison == kind for run in runs)} {words}"
-        for kind, words in (
-            (BELOW, "below it"),
-            (AGREES, "at it within errors"),
-            (ABOVE, "above it"),
-            (BEYOND, "not reached by the tested factors"),
-        )
+        f"{sum(run.comparison == kind for run in runs)} {kind}"
+        for kind in (BELOW, AGREES, ABOVE, BEYOND)
         if any(run.comparison == kind for run in runs)
     ]
-    many = f"the {len(runs)} runs" if len(runs) > 1 else "the run"
     first = (
-        "The prediction is an upper limit of the batch factor. Where a rule stops to keep "
-        f"the quantities that the limit is about, for {many}: {', '.join(counts)}."
+        "The predicted limit is an upper one. The batch factor at which the scaled runs stop to "
+        f"be close lies, of {len(runs)} runs: {', '.join(counts)}."
     )
-    return " ".join([first, *(_rivals(run) for run in runs if run.compared)])
+    return (first, *(_rivals(run) for run in runs if run.compared))
 
 
 def _rivals(run: Scaled) -> str:
     """What the comparison of the rules shows, in a sentence."""
-    names = run.observables
+    own, *others = (str(rule) for rule in run.scaling["rule"].values)
+    nearer = {rival: float(np.mean(_further(run, own, rival))) for rival in others}
+    told = ", ".join(f"than {spaced(rival)} in {share:.0%}" for rival, share in nearer.items())
+    reached = ", ".join(
+        f"{spaced(name)} {reach_text(run.scaling.sel(rule=own, observable=name))}"
+        for name in run.observables
+    )
+    return (
+        f"{run.title}: the rule '{spaced(own)}' holds for {reached}. As measured it is nearer to "
+        f"the run {told} of all factors and observables."
+    )
 
-    def total(rule: str) -> float:
-        at = run.scaling.sel(rule=rule)
-        return float(np.log2(at["how_far"].sel(observable=names).values).sum())
 
-    rules = [str(rule) for rule in run.scaling["rule"].values]
-    reached = [
-        f"{name} {reach_text(run.scaling.sel(rule=run.rule, observable=name))}" for name in names
-    ]
-    ahead = [rule for rule in rules[1:] if total(rule) > total(run.rule)]
-    rest = "no rival goes further over all observables"
-    if ahead:
-        rest = f"over all observables {', '.join(ahead)} goes further"
-    return f"{run.title}: `{run.rule}` holds for {'; '.join(reached)}; {rest}."
+def _further(run: Scaled, own: str, rival: str) -> np.ndarray:
+    """Where the rival's largest distance exceeds the rule's own, by factor and observable."""
+    near, far = (run.scaling["max_distance"].sel(rule=rule).values for rule in (own, rival))
+    return np.asarray(far > near)
+
+
+def spaced(name: str) -> str:
+    """A name as words."""
+    return name.replace("_", " ")
 
 
 def reach_text(at: xr.Dataset) -> str:
@@ -161,7 +163,9 @@ def reach_text(at: xr.Dataset) -> str:
         return f"κ ≥ {low:g}"
     if status == "resolved":
         return f"κ = {low:g}" if low > 1 else "none tested"
-    return f"between {low:g} and {'∞' if math.isinf(high) else f'{high:g}'}"
+    if math.isinf(high):
+        return f"κ ≥ {low:g}, then open" if low > 1 else "not resolved"
+    return f"between {low:g} and {high:g}"
 
 
 def factor_text(value: float, low: float, high: float, largest: float = math.inf) -> str:
@@ -182,7 +186,7 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
         rows.append(
             (
                 Cell(f"{number}. {run.title}"),
-                Cell(run.rule),
+                Cell(spaced(run.rule)),
                 Cell(factor_text(ratio[0], ratio[1], ratio[2]), "number"),
                 Cell(str(told["sde_condition"].item())),
                 Cell(factor_text(*run.predicted), "number"),
@@ -201,7 +205,7 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
             "Limit of κ [95%]",
             "Other limit",
             "Found κ [95%]",
-            "Found is",
+            "Found lies",
         ),
         tuple(rows),
         "N/G: noise over signal of the run's own batches, from a short run. Limit: beyond it the "
@@ -230,7 +234,7 @@ def reach_table(run: Scaled) -> Table:
         far = run.scaling.sel(rule=rule)
         close = [float(far[f"close_factor{end}"]) for end in ("", "_low", "_high")]
         text = factor_text(close[0], close[1], close[2], run.largest_tested)
-        rows.append((Cell(str(rule)), *cells, Cell(text, "number")))
+        rows.append((Cell(spaced(str(rule))), *cells, Cell(text, "number")))
     last = run.scaling.isel(step=-1)
     means = [
         f"{with_error(_at(last['reference_mean'], n), _at(last['reference_standard_error'], n))}"
@@ -242,7 +246,7 @@ def reach_table(run: Scaled) -> Table:
     closeness = plain(float(run.scaling.attrs["closeness"]), 3)
     return Table(
         "How far each rule holds",
-        ("Rule", *(name.replace("_", " ") for name in run.observables), "Close up to κ [95%]"),
+        ("Rule", *(spaced(name) for name in run.observables), "Close up to κ [95%]"),
         tuple(rows),
         f"The largest tested κ up to which |E scaled - E run| is at most {tolerance:g} of the "
         "larger of the run's change and its standard deviation between replicas, as far as the "

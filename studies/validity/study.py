@@ -42,7 +42,7 @@ def build(
     kappas: Sequence[float] = (2, 4, 8, 16, 32),
     replicas: int = 512,
     steps: int = 192,
-    equilibrium_batch: int = 4,
+    equilibrium_batches: Sequence[int] = (4, 16),
     equilibrium_steps: int = 2048,
     equilibrium_replicas: int = 256,
     path_replicas: int = 128,
@@ -69,6 +69,7 @@ def build(
             steps=steps,
             replicas=replicas,
             prediction_steps=steps,
+            prediction_replicas=64,
             seed=seed,
             start_note=f"{warm} warm-up steps of {optimizer.name} from torch's initial state",
         )
@@ -79,27 +80,33 @@ def build(
         loss = nn.CrossEntropyLoss(reduction="none")
         normalised = sv.problem_from_module(net, inputs, targets, loss, device=device)
         flat = sv.flatten_parameters(net).to(device)
-        optimizer = sv.SGD(learning_rate=0.25, weight_decay=0.004)
-        oracle = sv.GradientOracle(normalised, sv.MinibatchNoise(equilibrium_batch))
-        warm = 2 * equilibrium_steps
-        yield sv.ScalingStudy(
-            name="normalised",
-            title=f"SGD on a normalised network, batch {equilibrium_batch}, at equilibrium",
-            optimizer=optimizer,
-            oracle=oracle,
-            start=sv.warm_up(optimizer, oracle, flat, steps=warm, seed=seed),
-            kappas=[kappa for kappa in kappas if kappa <= 16],
-            rules=["auto"],
-            steps=[equilibrium_steps * k / 16 for k in range(1, 17)],
-            observables=[measures.loss(normalised)],
-            replicas=equilibrium_replicas,
-            block_size=32,
-            prediction_steps=256,
-            path_replicas=path_replicas,
-            subsample=16,
-            seed=seed,
-            start_note=f"{warm} warm-up steps, 8 relaxation times 1/(4ηλ) and more",
-        )
+        for batch in equilibrium_batches:
+            times = batch / 4
+            optimizer = sv.SGD(learning_rate=0.25 * times, weight_decay=0.004)
+            oracle = sv.GradientOracle(normalised, sv.MinibatchNoise(batch))
+            length = round(equilibrium_steps / times)
+            yield sv.ScalingStudy(
+                name=f"normalised-batch-{batch}",
+                title=f"SGD on a normalised network, batch {batch}, at equilibrium",
+                optimizer=optimizer,
+                oracle=oracle,
+                start=sv.warm_up(optimizer, oracle, flat, steps=2 * length, seed=seed),
+                kappas=[kappa for kappa in kappas if kappa <= 16 and kappa * batch <= samples],
+                rules=["auto"],
+                steps=[length * k / 16 for k in range(1, 17)],
+                observables=[measures.loss(normalised)],
+                replicas=equilibrium_replicas,
+                block_size=32,
+                prediction_steps=min(256, length),
+                prediction_replicas=64,
+                path_replicas=path_replicas if times == 1 else 0,
+                subsample=16,
+                seed=seed,
+                start_note=(
+                    f"{2 * length} warm-up steps of {optimizer.name}; |θ|² relaxes in about "
+                    f"{1 / (4 * optimizer.learning_rate * 0.004):.0f}"
+                ),
+            )
 
     return [
         *(study(o, batch, warm) for o in optimizers for batch in batch_sizes for warm in starts),
