@@ -79,7 +79,7 @@ def predicted_figure(runs: Sequence[Scaled]) -> Figure:
     with style():
         figure = Figure(figsize=(0.62 * WIDTH, 0.55 * WIDTH), layout="constrained")
         axes = figure.add_subplot()
-        kinds = list(dict.fromkeys(_kind(run) for run in runs))
+        kinds = list(dict.fromkeys(run.kind for run in runs))
         for number, run in enumerate(runs, 1):
             _point(axes, run, number, kinds)
         lines = axes.get_legend_handles_labels()
@@ -100,12 +100,8 @@ def predicted_figure(runs: Sequence[Scaled]) -> Figure:
     return figure
 
 
-def _kind(run: Scaled) -> str:
-    return f"{run.optimizer}{', at equilibrium' if run.equilibrium is not None else ''}"
-
-
 def _point(axes: Axes, run: Scaled, number: int, kinds: list[str]) -> None:
-    index = kinds.index(_kind(run))
+    index = kinds.index(run.kind)
     colour = (SDE, CHAIN, EXACT, *RIVALS)[index % 8]
     x, x_low, x_high = run.predicted
     top = run.largest_tested

@@ -47,6 +47,11 @@ class Scaled:
         return str(self.scaling["rule"].values[0])
 
     @property
+    def kind(self) -> str:
+        """The optimizer, and whether the run is one of the equilibrium laws."""
+        return f"{self.optimizer}{', at equilibrium' if self.equilibrium is not None else ''}"
+
+    @property
     def compared(self) -> bool:
         """Whether the rule has rivals beside it."""
         return self.scaling.sizes["rule"] > 1
@@ -117,16 +122,28 @@ def read_scaled(tree: xr.DataTree) -> list[Scaled]:
 
 def in_brief(runs: Sequence[Scaled]) -> tuple[str, ...]:
     """The answer in a few sentences: the prediction, then each comparison of rules."""
+    kinds = dict.fromkeys(run.kind for run in runs)
+    told = (_foreseen(kind, [run for run in runs if run.kind == kind]) for kind in kinds)
+    return (*told, *(_rivals(run) for run in runs if run.compared))
+
+
+def _foreseen(kind: str, runs: Sequence[Scaled]) -> str:
+    """Where the finding lies beside the predicted limit, for runs of one kind."""
     counts = [
-        f"{sum(run.comparison == kind for run in runs)} {kind}"
-        for kind in (BELOW, AGREES, ABOVE, BEYOND)
-        if any(run.comparison == kind for run in runs)
+        f"{sum(run.comparison == lies for run in runs)} {lies}"
+        for lies in (BELOW, AGREES, ABOVE, BEYOND)
+        if any(run.comparison == lies for run in runs)
     ]
-    first = (
-        "The predicted limit is an upper one. The batch factor at which the scaled runs stop to "
-        f"be close lies, of {len(runs)} runs: {', '.join(counts)}."
+    ratios = [run.found[0] / run.predicted[0] for run in runs if math.isfinite(run.found[0])]
+    text = (
+        f"{kind}: the batch factor at which the scaled runs stop to be close lies, in {len(runs)} "
+        f"run{'s' if len(runs) > 1 else ''}, {', '.join(counts)}."
     )
-    return (first, *(_rivals(run) for run in runs if run.compared))
+    if not ratios:
+        return text
+    ends = sorted({plain(min(ratios), 2), plain(max(ratios), 2)})
+    where = "" if len(ratios) == len(runs) else f" in the {len(ratios)} where it was reached"
+    return f"{text} Found over predicted{where}: {' to '.join(ends)}."
 
 
 def _rivals(run: Scaled) -> str:
