@@ -48,8 +48,9 @@ class Scaled:
 
     @property
     def kind(self) -> str:
-        """The optimizer, and whether the run is one of the equilibrium laws."""
-        return f"{self.optimizer}{', at equilibrium' if self.equilibrium is not None else ''}"
+        """The optimizer, and whether weight decay balances the noise."""
+        decay = " with weight decay" if self.equilibrium is not None else ""
+        return f"{self.optimizer}{decay}"
 
     @property
     def compared(self) -> bool:
