@@ -135,6 +135,7 @@ from sdeverify.reference import exact_weak_error as exact_weak_error
 from sdeverify.report import (
     write_report as write_report,
 )
+from sdeverify.scaling_study import ScalingStudy as ScalingStudy
 from sdeverify.scalings import (
     BallisticRates as BallisticRates,
 )

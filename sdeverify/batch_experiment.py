@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdeverify.analysis.reach import chain_distance, judge, reach
-from sdeverify.axes import OBSERVABLE, STEP
+from sdeverify.analysis.scaling import Yardstick, finite, scaling_dataset
 from sdeverify.batch_scaling import largest_kappa, scale, scale_batch, scale_state
 from sdeverify.ensembles import BLOCK_SIZE, Job, chain_job, run_job
 from sdeverify.errors import InvalidInputError, SdeverifyError
+from sdeverify.noise_dominance import close_bounds
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
@@ -26,10 +27,75 @@ from sdeverify.shapes import Tensor
 from sdeverify.state import State
 
 Array = NDArray[Any]
-Yardstick = Literal["larger", "spread", "change"]
 
 RECORDED = 8
-_RUN, _BEST = ("rule", "kappa"), ("rule", OBSERVABLE)
+RUN = "run"
+
+
+@dataclass(frozen=True)
+class Yard:
+    """By what scaled runs are judged; see `scaling_experiment`."""
+
+    tolerance: float = 0.2
+    yardstick: Yardstick = "larger"
+    confidence: float = 0.95
+    closeness: float = math.sqrt(2)
+
+
+@dataclass(frozen=True)
+class BatchRuns:
+    """The run and its scaled runs, as jobs: "run", then "rule-kappa" for each rule and factor."""
+
+    optimizer: Optimizer
+    rules: tuple[BatchRule, ...]
+    kappas: tuple[float, ...]
+    jobs: dict[str, Job]
+
+    def dataset(self, ensembles: Mapping[str, xr.Dataset], yard: Yard) -> xr.Dataset:
+        """What `scaling_experiment` gives, from all the jobs' ensembles.
+
+        Raises:
+            SdeverifyError: the run itself diverged.
+        """
+        reference = ensembles[RUN]
+        if not finite(reference):
+            raise SdeverifyError(
+                f"{self.optimizer.name}: the observables' moments are not finite. The dynamics "
+                "diverged: use a smaller learning rate, a larger epsilon or a longer warm-up."
+            )
+        scaled = [[ensembles[job_name(r, k)] for k in self.kappas] for r in self.rules]
+        bounds = close_bounds(self.optimizer, yard.closeness)
+        watched = set(reference["observable"].values)
+        ds = scaling_dataset(
+            reference,
+            scaled,
+            [rule.name for rule in self.rules],
+            self.kappas,
+            bounds if watched.issuperset(bounds) else {},
+            yard.tolerance,
+            yard.yardstick,
+            yard.confidence,
+        )
+        limits = [largest_kappa(self.optimizer, rule) for rule in self.rules]
+        caveats = [rule.caveat(type(self.optimizer)) for rule in self.rules]
+        return ds.assign(
+            largest_kappa=("rule", limits), caveat=("rule", np.array(caveats, dtype=object))
+        ).assign_attrs(
+            {
+                **reference.attrs,
+                "kind": "scaling",
+                "tolerance": yard.tolerance,
+                "yardstick": yard.yardstick,
+                "confidence": yard.confidence,
+                "closeness": yard.closeness,
+                "kappas": json.dumps(self.kappas),
+            }
+        )
+
+
+def job_name(rule: BatchRule, kappa: float) -> str:
+    """The name of a scaled run."""
+    return f"{rule.name}-{kappa:g}"
 
 
 def scaling_experiment(
@@ -70,7 +136,7 @@ def scaling_experiment(
             the start; or "larger", the larger of the two, so that observables are judged by how
             much they vary at all.
         confidence: of the band of the largest distance, each rule, kappa and observable by itself.
-        progress: called with each run's name before its work.
+        progress: called with each run's name, "run" or "rule-kappa", before its work.
 
     Returns:
         - over (rule, kappa, step, observable): `mean`, `distance`, `standard_error`
@@ -83,6 +149,9 @@ def scaling_experiment(
           stays allowed, as measured; `how_far_low`, up to which that is resolved; `how_far_high`,
           after which the contrary is (infinite: nowhere); `how_far_status`: "resolved",
           "not resolved" or "at least" (allowed up to the largest kappa tested);
+        - over (rule), where the observables that `validity` speaks of are among those given:
+          `close_factor` with `_low`, `_high`, the batch factor up to which they stay within a
+          factor sqrt(2) of the run's, see `analysis.scaling.close_factors`;
         - over (rule): `largest_kappa` that the rule's hyperparameters allow, and `caveat`.
 
     Raises:
@@ -92,142 +161,78 @@ def scaling_experiment(
         UnsupportedError: a rule that is none for this optimizer.
         SdeverifyError: the run itself diverged.
     """
-    factors = _checked_factors(kappas, tolerance, yardstick)
+    runs = batch_runs(
+        optimizer, oracle, start, kappas, rules, steps, observables, replicas, seed, block_size
+    )
+    yard = checked_yard(Yard(tolerance, yardstick, confidence))
+    ensembles = {}
+    for name, job in runs.jobs.items():
+        if progress is not None:
+            progress(name)
+        ensembles[name] = run_job(job)
+    return runs.dataset(ensembles, yard)
+
+
+def batch_runs(
+    optimizer: Optimizer,
+    oracle: GradientOracle,
+    start: State | Tensor,
+    kappas: Sequence[float],
+    rules: Sequence[str | BatchRule] | None,
+    steps: int | Sequence[float],
+    observables: Sequence[Observable],
+    replicas: int,
+    seed: int,
+    block_size: int = BLOCK_SIZE,
+) -> BatchRuns:
+    """The work of `scaling_experiment`, refused here where the arguments are wrong."""
+    factors = _checked_factors(kappas)
     chosen = _chosen(optimizer, rules)
     _refuse_unreachable(optimizer, chosen, factors)
     for kappa in factors:
         scale_batch(oracle, kappa)
     point = start if isinstance(start, State) else State(0, theta=start)
-    recorded = _recorded(steps, point.step, optimizer.refinement, factors)
     common: dict[str, Any] = {
-        "steps": recorded,
+        "steps": _recorded(steps, point.step, optimizer.refinement, factors),
         "observables": observables,
         "replicas": replicas,
         "block_size": block_size,
     }
-    jobs = {"kappa = 1": chain_job(optimizer, oracle, point, seed=seed, **common)}
+    jobs = {RUN: chain_job(optimizer, oracle, point, seed=seed, **common)}
     for rule in chosen:
         for kappa in factors:
-            jobs[f"{rule.name}, kappa = {kappa:g}"] = chain_job(
+            job = chain_job(
                 scale(optimizer, kappa, rule),
                 scale_batch(oracle, kappa),
                 scale_state(point, optimizer, kappa, rule),
                 seed=seed + len(jobs),
                 **common,
             )
-    reference, *scaled = _computed(jobs, progress)
-    assert reference is not None
-    ds = _measured(reference, scaled, chosen, factors, confidence)
-    ds = ds.merge(_judged(ds, tolerance, yardstick))
-    limits = [largest_kappa(optimizer, rule) for rule in chosen]
-    caveats = np.array([rule.caveat(type(optimizer)) for rule in chosen], dtype=object)
-    return ds.assign(largest_kappa=("rule", limits), caveat=("rule", caveats)).assign_attrs(
-        {
-            **reference.attrs,
-            "kind": "scaling",
-            "tolerance": tolerance,
-            "yardstick": yardstick,
-            "confidence": confidence,
-            "kappas": json.dumps(factors),
-        }
-    )
+            jobs[job_name(rule, kappa)] = replace(job, may_diverge=True)
+    return BatchRuns(optimizer, tuple(chosen), tuple(factors), jobs)
 
 
-def _computed(
-    jobs: dict[str, Job], progress: Callable[[str], None] | None
-) -> list[xr.Dataset | None]:
-    """The ensembles, the run first; None for a scaled run that diverged, which is a finding."""
-    found: list[xr.Dataset | None] = []
-    for name, job in jobs.items():
-        if progress is not None:
-            progress(name)
-        try:
-            found.append(_ensemble(job))
-        except SdeverifyError as error:
-            if not found or isinstance(error, InvalidInputError):
-                raise
-            found.append(None)
-    return found
+def checked_yard(yard: Yard) -> Yard:
+    """The yard itself.
 
-
-def _ensemble(job: Job) -> xr.Dataset:
-    """The ensemble; values whose squares overflow count as diverged, like those not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        ds = run_job(job)
-    if not (np.isfinite(ds["mean"]).all() and np.isfinite(ds["standard_error"]).all()):
-        raise SdeverifyError(
-            f"{job.attrs['name']}: the observables' moments are not finite. The dynamics diverged: "
-            "use a smaller learning rate, a larger epsilon or a longer warm-up."
+    Raises:
+        InvalidInputError: a tolerance, a yardstick, a confidence or a closeness that is none.
+    """
+    if not (yard.tolerance > 0 and math.isfinite(yard.tolerance)):
+        raise InvalidInputError(
+            f"the tolerance is a share > 0 of the yardstick; got {yard.tolerance}."
         )
-    return ds
+    if yard.yardstick not in get_args(Yardstick):
+        known = ", ".join(get_args(Yardstick))
+        raise InvalidInputError(f"the yardstick is one of {known}; got {yard.yardstick!r}.")
+    if not 0 < yard.confidence < 1:
+        raise InvalidInputError(f"the confidence lies between 0 and 1; got {yard.confidence}.")
+    if not (yard.closeness > 1 and math.isfinite(yard.closeness)):
+        raise InvalidInputError(f"closeness is a factor > 1; got {yard.closeness}.")
+    return yard
 
 
-def _measured(
-    reference: xr.Dataset,
-    scaled: Sequence[xr.Dataset | None],
-    rules: Sequence[BatchRule],
-    kappas: Sequence[float],
-    confidence: float,
-) -> xr.Dataset:
-    """Means and distances, a row for each rule and a column for each kappa."""
-    parts = [
-        chain_distance(ds, reference, confidence).assign(mean=ds["mean"].reset_coords(drop=True))
-        if ds is not None
-        else _nowhere(reference)
-        for ds in scaled
-    ]
-    rows = [
-        xr.concat(parts[i : i + len(kappas)], "kappa", coords="minimal", compat="override")
-        for i in range(0, len(parts), len(kappas))
-    ]
-    ds = xr.concat(rows, "rule", coords="minimal", compat="override", data_vars="all")
-    n = float(reference.block_count.sum())
-    return ds.assign(
-        reference_mean=reference["mean"],
-        reference_standard_error=reference["standard_error"],
-        reference_spread=reference["standard_error"] * math.sqrt(n),
-    ).assign_coords(
-        rule=np.array([rule.name for rule in rules], dtype=object), kappa=np.asarray(kappas)
-    )
-
-
-def _nowhere(reference: xr.Dataset) -> xr.Dataset:
-    """The distance of a run that diverged: infinite."""
-    gone = xr.full_like(reference["mean"].reset_coords(drop=True), np.nan)
-    far = xr.full_like(gone.isel({STEP: 0}, drop=True), np.inf)
-    names = ("max_distance", "max_distance_low", "max_distance_high")
-    return xr.Dataset(
-        {**dict.fromkeys(("distance", "standard_error", "mean"), gone), **dict.fromkeys(names, far)}
-    )
-
-
-def _judged(ds: xr.Dataset, tolerance: float, yardstick: Yardstick) -> xr.Dataset:
-    """What is allowed, each run's judgement, and how far each rule goes."""
-    spread = ds["reference_spread"].max(STEP)
-    change = abs(ds["reference_mean"] - ds["reference_mean"].isel({STEP: 0})).max(STEP)
-    units = {"spread": spread, "change": change, "larger": spread.where(spread > change, change)}
-    allowed = tolerance * units[yardstick]
-    dims = (*_RUN, OBSERVABLE)
-    names = ("max_distance", "max_distance_low", "max_distance_high")
-    largest, low, high = (ds[name].transpose(*dims).values for name in names)
-    judged, holds = judge(low, high, allowed.values), largest <= allowed.values
-    kappas = ds["kappa"].values.tolist()
-    every = [
-        [
-            reach(kappas, holds[r, :, o].tolist(), judged[r, :, o].tolist())
-            for o in range(ds.sizes[OBSERVABLE])
-        ]
-        for r in range(len(judged))
-    ]
-    fields: dict[str, Any] = {"allowed": allowed, "judgement": (dims, judged)}
-    for name, part in (("", "value"), ("_low", "low"), ("_high", "high"), ("_status", "status")):
-        values = [[getattr(found, part) for found in row] for row in every]
-        kind: Any = object if part == "status" else float
-        fields[f"how_far{name}"] = (_BEST, np.array(values, dtype=kind))
-    return xr.Dataset(fields)
-
-
-def _checked_factors(kappas: Sequence[float], tolerance: float, yardstick: str) -> list[float]:
+def _checked_factors(kappas: Sequence[float]) -> list[float]:
     factors = [float(kappa) for kappa in kappas]
     if not factors or not all(1 <= k < math.inf for k in factors):
         raise InvalidInputError(
@@ -239,11 +244,6 @@ def _checked_factors(kappas: Sequence[float], tolerance: float, yardstick: str) 
     factors = [kappa for kappa in factors if kappa != 1]
     if not factors:
         raise InvalidInputError("kappa = 1 is the run itself; give at least one larger factor.")
-    if not (tolerance > 0 and math.isfinite(tolerance)):
-        raise InvalidInputError(f"the tolerance is a share > 0 of the yardstick; got {tolerance}.")
-    if yardstick not in get_args(Yardstick):
-        known = ", ".join(get_args(Yardstick))
-        raise InvalidInputError(f"the yardstick is one of {known}; got {yardstick!r}.")
     return factors
 
 

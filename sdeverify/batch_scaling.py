@@ -123,12 +123,17 @@ def _scaled_noise(noise: Noise, kappa: float, problem: Problem) -> Noise:
     if isinstance(noise, GaussianSurrogate):
         return replace(noise, of=_scaled_noise(noise.of, kappa, problem))
     if isinstance(noise, MinibatchNoise | ShuffledEpochs):
-        size = _whole_batch(noise.batch_size, kappa, problem.samples)
+        size = whole_batch(noise.batch_size, kappa, problem.samples)
         return replace(noise, batch_size=size)
     raise UnsupportedError(f"{type(noise).__name__} has no batch size that could be scaled.")
 
 
-def _whole_batch(batch_size: int, kappa: float, samples: int) -> int:
+def whole_batch(batch_size: int, kappa: float, samples: float = math.inf) -> int:
+    """kappa B.
+
+    Raises:
+        InvalidInputError: it is not a whole number, is below 1, or exceeds the samples.
+    """
     size = batch_size * kappa
     nearest = round(size)
     if nearest < 1 or abs(size - nearest) > 1e-9 * size:

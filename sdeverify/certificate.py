@@ -19,7 +19,15 @@ from sdeverify.reference.domain import Axis, Moving, Periodic, Positive
 from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
 from sdeverify.scalings import BallisticRates, Ladder, LearningRates
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.study import Campaign, Study, along_ladder, as_campaign, claimed_order, rooted
+from sdeverify.study import (
+    Campaign,
+    Study,
+    along_ladder,
+    as_campaign,
+    claimed_order,
+    rooted,
+    weak_error_studies,
+)
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""
@@ -52,7 +60,7 @@ def certify(
     """
     campaign = as_campaign(study)
     children = {}
-    for each in campaign.studies(**parameters):
+    for each in weak_error_studies(campaign.name, campaign.studies(**parameters)):
 
         def report(side: str, count: int, name: str = each.name) -> None:
             if progress is not None:

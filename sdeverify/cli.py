@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,10 +77,12 @@ MemoryOption = Annotated[
         show_default=False,
     ),
 ]
-HyperOption = Annotated[
-    float | None,
-    typer.Option(help="As in torch; torch's default where left out.", show_default=False),
-]
+
+
+def _hyper(who: str) -> Any:
+    return typer.Option(help=f"{who}; torch's default where left out.", show_default=False)
+
+
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -215,20 +217,41 @@ def scale_batch(
     ],
     lr: Annotated[float, typer.Option(help="The learning rate at batch B.", show_default=False)],
     kappa: Annotated[
-        float, typer.Option(help="The batch grows from B to kappa B.", show_default=False)
+        float,
+        typer.Option(
+            help="The batch grows from B to kappa B; below 1 it shrinks.", show_default=False
+        ),
     ],
     rule: Annotated[
-        str, typer.Option(help="auto keeps the SDE; or linear, momentum, square_root, ...")
+        str,
+        typer.Option(
+            help="auto keeps the SDE: linear for sgd, momentum for sgd with momentum, square_root "
+            "for the others. Or by name: these, square_root_fixed_beta, "
+            "square_root_fixed_epsilon, unscaled."
+        ),
     ] = "auto",
-    momentum: HyperOption = None,
-    beta: HyperOption = None,
-    beta1: HyperOption = None,
-    beta2: HyperOption = None,
-    eps: HyperOption = None,
-    weight_decay: HyperOption = None,
+    momentum: Annotated[float | None, _hyper("sgd")] = None,
+    beta: Annotated[float | None, _hyper("rmsprop, torch's alpha")] = None,
+    beta1: Annotated[float | None, _hyper("adam, adamw")] = None,
+    beta2: Annotated[float | None, _hyper("adam, adamw")] = None,
+    eps: Annotated[float | None, _hyper("rmsprop, adam, adamw")] = None,
+    weight_decay: Annotated[
+        float | None, _hyper("All; decoupled for adamw, coupled for the others")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="B, to see and check the new batch.", show_default=False),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples in the data, with --batch-size.", show_default=False),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Show what to set when the batch grows, the largest factor that works, and the caveat."""
+    """Show what to set when the batch grows, the largest factor that works, and the caveat.
+
+    Example: sdeverify scale --optimizer adamw --lr 1e-3 --beta2 0.95 --kappa 4
+    """
     given = {
         "momentum": momentum,
         "beta": beta,
@@ -238,9 +261,9 @@ def scale_batch(
         "weight_decay": weight_decay,
     }
     with clean(debug):
-        from sdeverify.scale_command import show_scaled
+        from sdeverify.scale_command import Batch, show_scaled
 
-        show_scaled(optimizer, lr, given, kappa, rule)
+        show_scaled(optimizer, lr, given, kappa, rule, Batch(batch_size, samples))
 
 
 def _found(study: str) -> Path:

@@ -20,10 +20,11 @@ from sdeverify.loading import Request, load_campaign, parse_settings, study_name
 from sdeverify.progress import StudyBars
 from sdeverify.report import write_report
 from sdeverify.report.results import read_results
+from sdeverify.report.scaling_view import in_brief, is_scaling, prediction_table, read_scaled
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.runner import compute, run_campaign, share
 from sdeverify.store import Store
-from sdeverify.study import Study
+from sdeverify.study import Study, weak_error_studies
 from sdeverify.worker import Work
 
 _COLUMNS = (
@@ -45,10 +46,11 @@ def solve(options: Options) -> None:
     """The SDE side: explanations and means."""
     asked = _asked(options)
     request = Request(asked.source, asked.parameters, options.seed, options.device)
+    studies = weak_error_studies(asked.source, request.build().studies)
     memory = share(options.memory, asked.workers)
     work = Work(request, str(asked.output), sde_only=True, memory=memory)
     computed = compute(work, asked.workers, StudyBars(Console(stderr=True)))
-    for study in computed.prepared.built.studies:
+    for study in studies:
         _show_solution(study, computed.datasets)
     _say(f"Blocks: {asked.output}")
 
@@ -84,7 +86,7 @@ def certified(options: Options) -> None:
     campaign = load_campaign(str(options.source))
     parameters = parse_settings(campaign.defaults, options.settings)
     output = options.output or Path("results") / f"{study_name(options.source)}-exact"
-    studies = campaign.studies(**parameters)
+    studies = weak_error_studies(campaign.name, campaign.studies(**parameters))
     total = sum(len(s.rungs()) + 2 * len(s.sdes()[0]) for s in studies)
     console = Console(stderr=True)
     with Progress(*_COLUMNS, console=console) as bars:
@@ -150,6 +152,9 @@ def _means(path: xr.Dataset) -> Table:
 
 
 def _show_verdicts(tree: xr.DataTree) -> None:
+    if is_scaling(tree):
+        _show_scaling(tree)
+        return
     table = Table("Study", "Verdict", "Order [95%]", "Claimed", "Observable", "Step")
     sentences = []
     for comparison in read_results(tree).comparisons:
@@ -161,6 +166,19 @@ def _show_verdicts(tree: xr.DataTree) -> None:
     console = Console()
     console.print(table)
     for sentence in sentences:
+        console.print(Text(sentence))
+
+
+def _show_scaling(tree: xr.DataTree) -> None:
+    runs = read_scaled(tree)
+    made = prediction_table(runs)
+    short = [0, 2, 4, 6, 7]
+    table = Table(*(made.columns[i] for i in short))
+    for row in made.rows:
+        table.add_row(*(Text(row[i].text) for i in short))
+    console = Console()
+    console.print(table)
+    for sentence in in_brief(runs):
         console.print(Text(sentence))
 
 

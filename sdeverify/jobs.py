@@ -35,6 +35,7 @@ class Job:
         run_block: the values `(replica, [substeps,] step, observable)` of a block, or of a part.
         footprint: what a replica holds in memory; None where a block is never cut.
         memory: the budget in bytes, beyond what is held before; None for a default.
+        may_diverge: moments that are not finite are a finding and not refused.
     """
 
     run_block: Callable[[Block], NDArray[np.float64]]
@@ -47,6 +48,7 @@ class Job:
     attrs: dict[str, Any] = field(default_factory=dict)
     footprint: Footprint | None = None
     memory: int | None = None
+    may_diverge: bool = False
 
     def within(self, memory: int | str | None) -> Job:
         """The same job within a budget of memory (bytes, or a text such as "2GB").
@@ -69,9 +71,10 @@ class Job:
     def compute(self, block: Block, keep: bool) -> BlockResult:
         """One block's result; refused where the dynamics diverged."""
         values = self._values(block)
-        if not np.isfinite(values).all():
+        if not (self.may_diverge or np.isfinite(values).all()):
             raise SdeverifyError(self._divergence(values))
-        moments = cross_block_moments(values) if self.crossed else block_moments(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moments = cross_block_moments(values) if self.crossed else block_moments(values)
         return BlockResult(moments, values if keep else None)
 
     def _values(self, block: Block) -> NDArray[np.float64]:

@@ -84,6 +84,8 @@ def validity(
         - for SGD with weight decay: `balance`, (2 - eta lambda) lambda R/(eta (G + N)), 1 at the
           equilibrium of a scale-invariant loss, with `_low`, `_high`.
 
+        The attribute `summary` says it in a few sentences.
+
     Raises:
         InvalidInputError: fewer than 3 replicas, no steps, or a run that diverged.
         UnsupportedError: gradients that are not independent from step to step.
@@ -97,7 +99,7 @@ def validity(
             f"{type(oracle.noise).__name__} draws no two independent batches at one point. Use "
             "MinibatchNoise of the same batch size."
         )
-    decay = _decay(optimizer)
+    decay = decay_of(optimizer)
     required = required_noise_to_signal(closeness, decay)
     state = start if isinstance(start, State) else State(0, theta=start)
     run, ends = _run(optimizer, oracle, state, steps, replicas, seed)
@@ -127,8 +129,21 @@ def validity(
         "seed": seed,
         "replicas": replicas,
         "conditions": _conditions(optimizer),
+        "summary": _summary(fields, optimizer, closeness, confidence),
     }
     return xr.Dataset(fields, coords=coords, attrs=attrs)
+
+
+def close_bounds(optimizer: Optimizer, closeness: float = math.sqrt(2)) -> dict[str, float]:
+    """The observables that the largest factor is about, and the factor each may be off by.
+
+    SGD and momentum: |grad f|^2, tr Sigma and |theta|^2 within C. RMSprop, Adam: sqrt(v) in sum
+    within C, so the mean of u = v/sigma^2 within C^2.
+    """
+    if optimizer.refinement_power == 2:
+        return {"mean_u": closeness**2}
+    names = ("squared_gradient_norm", "noise_trace", "squared_parameter_norm")
+    return dict.fromkeys(names, closeness)
 
 
 def _run(
@@ -238,7 +253,7 @@ def _interval(name: str, interval: RatioInterval) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _decay(optimizer: Optimizer) -> float:
+def decay_of(optimizer: Optimizer) -> float:
     """eta lambda of plain SGD; 0 where the balance of |theta|^2 does not apply."""
     if not isinstance(optimizer, SGD) or isinstance(optimizer.weight_decay, Tensor):
         return 0.0
@@ -262,3 +277,23 @@ def _conditions(optimizer: Optimizer) -> str:
     if optimizer.refinement_power == 2:
         return "the preconditioner sqrt(v) of the run, its SDE and the scaled run at one theta"
     return "those of SGD, as a rule of thumb: the balance of momentum has a further term"
+
+
+def _summary(
+    fields: dict[str, Any], optimizer: Optimizer, closeness: float, confidence: float
+) -> str:
+    """The answer in a few sentences."""
+
+    def shown(name: str) -> str:
+        value, low, high = (float(fields[f"{name}{end}"]) for end in ("", "_low", "_high"))
+        return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+    what = "sqrt(v)" if optimizer.refinement_power == 2 else "|grad f|^2, tr Sigma and |theta|^2"
+    return (
+        f"Noise over signal N/G: {shown('noise_to_signal')} ({confidence:.0%}); the SDE's own "
+        f"condition, at least {fields['required_noise_to_signal']:.3g}, is "
+        f"{fields['sde_condition']}. The scaling rule can keep {what} within a factor "
+        f"{closeness:.3g} up to kappa = {shown('largest_factor')} at most; the hyperparameters "
+        f"allow {fields['hyperparameter_limit']:.3g}, the data {fields['data_limit']:.3g}. "
+        f"Condition: {_conditions(optimizer)}. It is necessary, not sufficient."
+    )

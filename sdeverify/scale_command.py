@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdeverify.batch_scaling import largest_kappa, scale
+from sdeverify.batch_scaling import largest_kappa, scale, whole_batch
 from sdeverify.errors import InvalidInputError
 from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.optimizer import Optimizer, PerParameter
@@ -51,8 +52,38 @@ _DEFAULTS: dict[str, dict[str, float]] = {
 """torch's, where they are not ours already."""
 
 
+class Batch(NamedTuple):
+    """The batch and the data, where they are known.
+
+    Attributes:
+        size: B.
+        samples: N.
+    """
+
+    size: int | None = None
+    samples: int | None = None
+
+    def heads(self, kappa: float) -> tuple[str, str]:
+        """The two columns' heads.
+
+        Raises:
+            InvalidInputError: kappa B is no batch of these data, or samples come without a batch.
+        """
+        if self.size is None:
+            if self.samples is not None:
+                raise InvalidInputError("--samples is the size of the data; give --batch-size too.")
+            return "batch B", f"batch {kappa:g} B"
+        scaled = whole_batch(self.size, kappa, self.samples or math.inf)
+        return f"batch {self.size}", f"batch {scaled}"
+
+
 def show_scaled(
-    kind: str, learning_rate: float, given: Mapping[str, float | None], kappa: float, rule: str
+    kind: str,
+    learning_rate: float,
+    given: Mapping[str, float | None],
+    kappa: float,
+    rule: str,
+    batch: Batch | None = None,
 ) -> None:
     """Prints the hyperparameters before and after, the largest kappa, and the rule's caveat.
 
@@ -60,19 +91,22 @@ def show_scaled(
         kind: one of `KINDS`; "sgd" with a momentum is SGD with momentum.
         given: the other options by name, None where one was left out.
         rule: as in `scale`.
+        batch: B and the size of the data, to check kappa B.
 
     Raises:
-        InvalidInputError: an unknown optimizer or rule, an option that the optimizer has not, or
-            kappa (1 - beta) > 1.
+        InvalidInputError: an unknown optimizer or rule, an option that the optimizer has not,
+            kappa (1 - beta) > 1, or a batch that cannot be.
         UnsupportedError: a rule that is none for this optimizer.
     """
     optimizer, arguments = _built(kind, learning_rate, given)
     chosen = rule_for(type(optimizer), rule)
     scaled = scale(optimizer, kappa, chosen)
+    heads = (batch or Batch()).heads(kappa)
     console = Console()
-    title = f"{optimizer.name}, batch B to {kappa:g} B, rule '{chosen.name}'"
+    name = "AdamW" if kind == "adamw" else optimizer.name
+    title = f"{name}, {heads[0]} to {heads[1].removeprefix('batch ')}, rule '{chosen.name}'"
     console.print(Text(title), soft_wrap=True)
-    console.print(_table(optimizer, scaled, arguments, kappa))
+    console.print(_table(optimizer, scaled, arguments, kappa, heads))
     for line in _notes(optimizer, chosen, kappa):
         console.print(Text(line), soft_wrap=True)
 
@@ -102,10 +136,14 @@ def _built(
 
 
 def _table(
-    before: Optimizer, after: Optimizer, arguments: Mapping[str, str], kappa: float
+    before: Optimizer,
+    after: Optimizer,
+    arguments: Mapping[str, str],
+    kappa: float,
+    heads: tuple[str, str],
 ) -> Table:
     table = Table()
-    for heading in ("", "batch B", f"batch {kappa:g} B"):
+    for heading in ("", *heads):
         table.add_column(Text(heading), justify="left" if not heading else "right")
     rows = {"lr": "learning_rate", **arguments}
     for option, name in rows.items():
@@ -134,8 +172,8 @@ def _notes(optimizer: Optimizer, rule: BatchRule, kappa: float) -> list[str]:
         notes.append(f"Caveat: {caveat}.")
     else:
         notes.append(
-            "The rule keeps the SDE. It fails once the discrete run has left the SDE: measure how "
-            "far with validity(...) before, scaling_experiment(...) after the fact."
+            "The rule keeps the SDE. It fails once the discrete run has left the SDE: sv.validity "
+            "says before, from a short run, how far it can hold; sv.scaling_experiment measures it."
         )
     return notes
 

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ import xarray as xr
 from sdeverify.analysis import estimate_order, ladder, weak_error
 from sdeverify.analysis.confirmation import confirm
 from sdeverify.ensembles import Job, Sink, chain_job, path_job, run_job, versions
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.gradient_noise import noise_statistics
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
@@ -22,6 +22,25 @@ from sdeverify.oracle import GradientOracle
 from sdeverify.scalings import Ladder, Rung
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
 from sdeverify.state import State
+
+
+class Part(Protocol):
+    """What a campaign is made of: ensembles to compute, and what they say together.
+
+    `Study` measures weak errors along a ladder, `ScalingStudy` puts scaling rules to the test.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def jobs(self) -> dict[str, Job]:
+        """All ensembles, by name."""
+
+    def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
+        """The results from all the ensembles."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,14 @@ class Study:
             belongs.append(same[0] if same else len(kinds) - 1)
         return kinds, belongs
 
+    def jobs(self) -> dict[str, Job]:
+        """All ensembles, by name; see `study_jobs`."""
+        return study_jobs(self)
+
+    def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
+        """The results from all the ensembles; see `assemble_study`."""
+        return assemble_study(self, ensembles)
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -90,14 +117,14 @@ class Campaign:
     Args:
         name: its short name.
         title, question: for the report.
-        build: keyword parameters with defaults -> the studies.
+        build: keyword parameters with defaults -> the studies, all of one class.
         command: the command that makes the results again.
     """
 
     name: str
     title: str
     question: str
-    build: Callable[..., Sequence[Study]]
+    build: Callable[..., Sequence[Part]]
     command: str = ""
 
     @property
@@ -105,11 +132,11 @@ class Campaign:
         """The parameters of `build` with their defaults."""
         return {n: p.default for n, p in inspect.signature(self.build).parameters.items()}
 
-    def studies(self, **parameters: Any) -> list[Study]:
+    def studies(self, **parameters: Any) -> list[Any]:
         """The studies for these parameters.
 
         Raises:
-            InvalidInputError: an unknown parameter, or two studies of one name.
+            InvalidInputError: an unknown parameter, two studies of one name or of two classes.
         """
         unknown = sorted(set(parameters) - set(self.defaults))
         if unknown:
@@ -121,7 +148,28 @@ class Campaign:
         names = [study.name for study in built]
         if not built or len(set(names)) != len(names):
             raise InvalidInputError(f"the studies of '{self.name}' need different names: {names}.")
+        kinds = sorted({type(study).__name__ for study in built})
+        if len(kinds) > 1:
+            raise InvalidInputError(
+                f"the studies of '{self.name}' are of the classes {', '.join(kinds)}; one report "
+                "shows one class. Make a campaign of each."
+            )
         return built
+
+
+def weak_error_studies(campaign: str, studies: Sequence[Part]) -> list[Study]:
+    """The studies, where all of them measure the weak error of an SDE.
+
+    Raises:
+        UnsupportedError: one is of another class.
+    """
+    found = [study for study in studies if isinstance(study, Study)]
+    if len(found) < len(studies):
+        raise UnsupportedError(
+            f"'{campaign}' is made of {type(studies[0]).__name__}s, which can be measured and "
+            "reported; solve and certify take studies of an SDE's weak error."
+        )
+    return found
 
 
 def study_jobs(study: Study) -> dict[str, Job]:
@@ -199,7 +247,7 @@ def claimed_order(study: Study) -> float:
 
 def assemble(
     campaign: Campaign,
-    studies: Sequence[Study],
+    studies: Sequence[Part],
     datasets: Mapping[str, xr.Dataset],
     parameters: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
@@ -211,7 +259,7 @@ def assemble(
             for name, ds in datasets.items()
             if name.startswith(f"{study.name}/")
         }
-        children[study.name] = assemble_study(study, own)
+        children[study.name] = study.assemble(own)
     return rooted(campaign, children, parameters)
 
 
@@ -233,9 +281,9 @@ def rooted(
     return tree
 
 
-def campaign_jobs(studies: Sequence[Study]) -> dict[str, Job]:
+def campaign_jobs(studies: Sequence[Part]) -> dict[str, Job]:
     """All ensembles of all studies, named "study/job"."""
-    return {f"{s.name}/{name}": job for s in studies for name, job in study_jobs(s).items()}
+    return {f"{s.name}/{name}": job for s in studies for name, job in s.jobs().items()}
 
 
 def as_campaign(study: Campaign | Study) -> Campaign:

@@ -22,8 +22,14 @@ def kind_of(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
     """Our class for a torch optimizer.
 
     Raises:
+        InvalidInputError: this is no torch optimizer.
         UnsupportedError: a class or an option that no SDE covers.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InvalidInputError(
+            f"a torch.optim optimizer is wanted here; got {type(optimizer).__name__}. Pass the "
+            "optimizer that the training loop calls step() on."
+        )
     kinds = {_kind_of_group(optimizer, group) for group in optimizer.param_groups}
     if len(kinds) != 1:
         raise UnsupportedError(
@@ -68,8 +74,10 @@ def without_schedule(optimizer: torch.optim.Optimizer) -> None:
     if any("initial_lr" in group for group in optimizer.param_groups):
         raise UnsupportedError(
             "a learning-rate scheduler is attached to this optimizer; it counts steps, whose "
-            "number changes, and cannot be stretched from outside. Attach it after this call, with "
-            "its step counts stretched, and confirm that with schedule_stretched=True."
+            "number changes, and cannot be stretched from outside. Make a new scheduler for the "
+            "optimizer that comes out of this call, with its step counts divided by kappa "
+            "(scale), or LambdaLR(svag.optimizer, svag.stretched(ratio)) (SVAG), and say so with "
+            "schedule_stretched=True."
         )
 
 

@@ -69,6 +69,16 @@ class TorchSVAG:
             change = rule_for(kind, "auto").change(1 / self.refinement)
         self.optimizer = changed(optimizer, change)
 
+    def __repr__(self) -> str:
+        group = self.optimizer.param_groups[0]
+        names = ("lr", "momentum", "alpha", "betas", "eps", "weight_decay")
+        settings = ", ".join(f"{name}={group[name]}" for name in names if name in group)
+        return (
+            f"TorchSVAG(level={self.level:g}): {self.refinement:g} own steps of "
+            f"{self.batches_per_step} mini-batches for one of {type(self.optimizer).__name__}'s, "
+            f"each with {settings}"
+        )
+
     @property
     def batches_per_step(self) -> int:
         """2, or 1 at level 1."""

@@ -66,6 +66,11 @@ def test_rmsprop_starts_from_torchs_defaults():
     assert table["beta"] == ["0.99", "0.91"]
 
 
+def test_a_known_batch_is_shown_in_numbers():
+    shown = scale("--optimizer", "adamw", "--lr", "0.1", "--kappa", "4", "--batch-size", "32")
+    assert "AdamW, batch 32 to 128, rule 'square_root'" in shown.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,6 +81,14 @@ def test_rmsprop_starts_from_torchs_defaults():
         ([*ADAM, "--kappa", "4", "--momentum", "0.9"], "adam has no --momentum"),
         (["--optimizer", "lion", "--lr", "1", "--kappa", "4"], "no optimizer 'lion'"),
         (["--optimizer", "sgd", "--lr", "0", "--kappa", "4"], "learning rate must be > 0"),
+        ([*ADAM, "--kappa", "4", "--weight-decay", "-1"], "weight_decay must lie in [0, inf)"),
+        (
+            ["--optimizer", "adamw", "--lr", "1", "--kappa", "4", "--weight-decay", "-1"],
+            "decoupled_weight_decay must lie in [0, inf)",
+        ),
+        ([*ADAM, "--kappa", "0.1", "--batch-size", "4"], "makes a batch of 0.4 out of one of 4"),
+        ([*ADAM, "--kappa", "4", "--batch-size", "4", "--samples", "15"], "The largest kappa is"),
+        ([*ADAM, "--kappa", "4", "--samples", "15"], "give --batch-size too"),
     ],
 )
 def test_what_cannot_be_scaled_is_refused_in_one_line(arguments, message):

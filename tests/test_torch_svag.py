@@ -261,3 +261,14 @@ def test_a_damped_run_without_a_buffer_is_refused(net, data):
     batch_loss(net, data, torch.arange(3))().backward()
     live.step()
     assert TorchSVAG(live, 2).optimizer.param_groups[0]["momentum"] == pytest.approx(0.95)
+
+
+def test_what_is_no_optimizer_is_refused(net):
+    with pytest.raises(InvalidInputError, match="optimizer is wanted here; got Sequential"):
+        TorchSVAG(net, 2)
+
+
+def test_it_says_what_it_does(net):
+    told = repr(TorchSVAG(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.8), 2))
+    assert told.startswith("TorchSVAG(level=2): 2 own steps of 2 mini-batches for one of SGD's")
+    assert "lr=0.025, momentum=0.9" in told

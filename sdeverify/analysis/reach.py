@@ -55,27 +55,61 @@ def chain_distance(
                 f"{reference[name].values.tolist()}."
             )
     sides = (chain, reference)
-    distance = (chain["mean"] - reference["mean"]).transpose(*DIMS).values
-    error = np.sqrt(sum(ds["standard_error"].transpose(*DIMS).values ** 2 for ds in sides))
+    distance = chain["mean"] - reference["mean"]
+    variance = [ds["standard_error"] ** 2 for ds in sides]
     residuals = [block_residuals(ds, ds["block_mean"]) for ds in sides]
+    return _largest(sides, distance, variance, residuals, confidence)
+
+
+def chain_log_ratio(
+    chain: xr.Dataset, reference: xr.Dataset, confidence: float = 0.95
+) -> xr.Dataset:
+    """As `chain_distance`, for log(E chain/E reference), of observables with positive means.
+
+    Standard errors are those of the logarithms to first order. Where a mean is not positive the
+    distance is infinite.
+    """
+    sides = (chain, reference)
+    for ds in sides:
+        check_chain(ds)
+    positive = (chain["mean"] > 0) & (reference["mean"] > 0)
+    means = [ds["mean"].where(positive, 1.0) for ds in sides]
+    distance: xr.DataArray = xr.where(positive, np.log(means[0] / means[1]), np.inf)
+    variance = [(ds["standard_error"] / m) ** 2 for ds, m in zip(sides, means, strict=True)]
+    residuals = [
+        block_residuals(ds, ds["block_mean"] / m) for ds, m in zip(sides, means, strict=True)
+    ]
+    return _largest(sides, distance, variance, residuals, confidence)
+
+
+def _largest(
+    sides: tuple[xr.Dataset, xr.Dataset],
+    distance: xr.DataArray,
+    variance: list[xr.DataArray],
+    residuals: list[Array],
+    confidence: float,
+) -> xr.Dataset:
+    """The distance with its standard error, and its largest size over time with a band."""
+    value = distance.transpose(*DIMS).values
+    error = np.sqrt(sum(part.transpose(*DIMS).values for part in variance))
     degrees = min(float(ds.block_count.sum()) for ds in sides) - 1.0
-    low, high = np.empty(distance.shape[1]), np.empty(distance.shape[1])
-    for o in range(distance.shape[1]):
+    low, high = np.empty(value.shape[1]), np.empty(value.shape[1])
+    for o in range(value.shape[1]):
         noisy = error[:, o] > 0
         q = simultaneous_quantile(
             [r[:, noisy, o] for r in residuals], int(noisy.sum()), confidence, degrees
         )
-        size, half = np.abs(distance[:, o]), q * error[:, o]
+        size, half = np.abs(value[:, o]), q * error[:, o]
         low[o], high[o] = max(0.0, np.max(size - half)), np.max(size + half)
     return xr.Dataset(
         {
-            "distance": (DIMS, distance),
+            "distance": (DIMS, value),
             "standard_error": (DIMS, error),
-            "max_distance": (OBSERVABLE, np.abs(distance).max(0)),
+            "max_distance": (OBSERVABLE, np.abs(value).max(0)),
             "max_distance_low": (OBSERVABLE, low),
             "max_distance_high": (OBSERVABLE, high),
         },
-        coords={name: reference[name] for name in (STEP, "time", OBSERVABLE)},
+        coords={name: sides[1][name] for name in (STEP, "time", OBSERVABLE)},
     )
 
 
@@ -125,3 +159,19 @@ def _last(kappas: Sequence[float], stops: Sequence[bool]) -> float:
     """The last factor before the first stop; 1 where the first is one."""
     passed = list(stops).index(True) if any(stops) else len(stops)
     return float(kappas[passed - 1]) if passed else 1.0
+
+
+def crossing(kappas: Sequence[float], values: Sequence[float]) -> float:
+    """The factor at which a quantity that is 0 at kappa = 1 first exceeds 1; infinite if nowhere.
+
+    Between the tested factors it is taken as linear in log kappa, and from a factor to one where
+    it is infinite as beyond at once.
+    """
+    before, last = 0.0, 0.0
+    for kappa, value in zip(kappas, values, strict=True):
+        at = math.log(kappa)
+        if not value <= 1:
+            share = (1 - last) / (value - last) if math.isfinite(value) else 0.0
+            return math.exp(before + share * (at - before))
+        before, last = at, value
+    return math.inf

@@ -45,6 +45,8 @@ class Adam(Adaptive):
         super().__post_init__()
         in_range(self, "beta1", self.beta1, 0.0, 1.0)
         in_range(self, "beta2", self.beta2, 0.0, 1.0)
+        decay = self.decoupled_weight_decay
+        in_range(self, "decoupled_weight_decay", decay, 0.0, float("inf"))
 
     @property
     def hyperparameters(self) -> dict[str, PerParameter]:

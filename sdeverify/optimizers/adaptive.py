@@ -34,6 +34,7 @@ class Adaptive(Optimizer, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, "epsilon", self.epsilon, 0.0, float("inf"))
+        in_range(self, "weight_decay", self.weight_decay, 0.0, float("inf"))
 
     @property
     def time_per_step(self) -> float:

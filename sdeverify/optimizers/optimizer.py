@@ -114,7 +114,7 @@ def in_range(
     """Refuses a hyperparameter outside [low, high), or [low, high] where `closed`."""
     lowest = float(value.min()) if isinstance(value, Tensor) else value
     highest = float(value.max()) if isinstance(value, Tensor) else value
-    if lowest < low or highest > high or (highest == high and not closed):
+    if not (lowest >= low and (highest < high or (highest == high and closed))):
         end = "]" if closed else ")"
         raise InvalidInputError(
             f"{optimizer.name}: {name} must lie in [{low:g}, {high:g}{end}; got {value}."

@@ -25,6 +25,10 @@ class _GradientDescent(Optimizer, ABC):
 
     weight_decay: PerParameter = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, "weight_decay", self.weight_decay, 0.0, float("inf"))
+
     def regularised(self, y: Components, gradient: Tensor) -> Tensor:
         """The gradient of the loss with coupled weight decay."""
         if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:

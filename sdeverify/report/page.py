@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xarray as xr
+
 from sdeverify.errors import InvalidInputError
 from sdeverify.report import markdown, mathml
 from sdeverify.report.evidence import settings_table
 from sdeverify.report.results import Results, read_results
+from sdeverify.report.scaling_page import write_scaling_report
+from sdeverify.report.scaling_view import is_scaling
 from sdeverify.report.sentences import VERDICT_SIGNS, in_brief
+from sdeverify.report.templating import environment_of
 from sdeverify.report.view import Section, section, summary_picture
 
 if TYPE_CHECKING:
-    import jinja2
-    import xarray as xr
     from matplotlib.figure import Figure
 
 
@@ -37,6 +40,8 @@ def write_report(results: xr.DataTree, folder: str | Path) -> Path:
     """
     from sdeverify.report.rendering import inline_svg, pdf_bytes, svg_text, write_whole
 
+    if isinstance(results, xr.DataTree) and is_scaling(results):
+        return write_scaling_report(results, folder)
     read = read_results(results)
     place = Path(folder)
     if place.exists() and not place.is_dir():
@@ -88,7 +93,7 @@ def _content(read: Results, sections: list[Section]) -> dict[str, Any]:
 def _html(content: dict[str, Any], inline: dict[str, str]) -> str:
     import markupsafe
 
-    environment = _environment(autoescape=True)
+    environment = environment_of(autoescape=True)
     source = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
     environment.filters["display"] = lambda e: markupsafe.Markup(mathml.display(e))
     environment.filters["inline_math"] = lambda e: markupsafe.Markup(mathml.inline(e))
@@ -100,21 +105,8 @@ def _html(content: dict[str, Any], inline: dict[str, str]) -> str:
 
 
 def _markdown(content: dict[str, Any]) -> str:
-    environment = _environment(autoescape=False)
+    environment = environment_of(autoescape=False)
     environment.filters["md"] = markdown.escape
     environment.filters["md_table"] = markdown.table
     environment.filters["aligned"] = mathml.aligned_latex
     return environment.get_template("report.md.j2").render(**content)
-
-
-def _environment(autoescape: bool) -> jinja2.Environment:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("sdeverify.report"),
-        autoescape=autoescape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
