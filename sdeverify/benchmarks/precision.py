@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +105,7 @@ def changes(setting: Setting, steps: int = 20) -> Iterator[Change]:
         yield Change(setting.name, name, double, double_se, moved, moved_se)
 
 
+@cache
 def box_muller_moments(bits: int) -> dict[int, float]:
     """E x^2, E x^4 and E x^6 of Box-Muller normals from uniforms j/2^bits, all j enumerated.
 

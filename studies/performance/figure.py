@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from sdeverify.benchmarks.network_size import CHOLESKY, EIGEN, OURS, PER_SAMPLE, Point
 from sdeverify.report.style import CHAIN, EXACT, FLOW, INK, SDE, heading, panels, style
@@ -48,4 +48,6 @@ def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.set_xlabel("parameters of the network")
