@@ -36,6 +36,15 @@ def test_the_slower_work_has_the_larger_median_and_time_is_kept() -> None:
     assert found["long"] >= 0.02 > found["short"]
 
 
+def test_a_first_turn_that_takes_long_is_the_only_one() -> None:
+    turns: list[str] = []
+    found = interleaved(
+        {"a": lambda: turns.append("a") or time.sleep(0.03)}, Effort(rounds=5, patience=0.01)
+    )
+    assert turns == ["a"]
+    assert found["a"] >= 0.03
+
+
 def test_a_goal_is_met_by_what_is_shown() -> None:
     assert Goal(1.0).met(1.004)
     assert not Goal(1.0).met(1.006)

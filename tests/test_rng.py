@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
+from sdeverify.benchmarks.precision import box_muller_moments
 from sdeverify.rng import Block, Streams, blocks_of
 
 
@@ -29,17 +29,6 @@ def test_roles_seeds_and_blocks_have_different_streams() -> None:
 def test_blocks_cover_all_replicas() -> None:
     assert [b.size for b in blocks_of(10, 4)] == [4, 4, 2]
     assert [b.index for b in blocks_of(10, 4)] == [0, 1, 2]
-
-
-def box_muller_moments(bits: int) -> dict[int, float]:
-    """E x^2, E x^4 and E x^6 of Box-Muller normals from uniforms j/2^bits, all j enumerated.
-
-    x = sqrt(-2 log u) cos(2 pi v); the powers of the cosine are the continuous ones exactly, since
-    an even grid integrates them.
-    """
-    exponential = -2 * np.log(np.arange(1, 2**bits + 1) / 2**bits)
-    cosines = {2: 1 / 2, 4: 3 / 8, 6: 5 / 16}
-    return {p: float(np.mean(exponential ** (p // 2))) * c for p, c in cosines.items()}
 
 
 def test_single_precision_normals_have_the_moments_that_are_stated() -> None:

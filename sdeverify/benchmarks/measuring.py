@@ -20,12 +20,14 @@ class Effort:
     Args:
         rounds: how often each work is timed, at most.
         seconds: no further round begins after so long.
+        patience: a first turn that takes so many seconds counts, and is the only one.
         quick: smaller sizes, for a first look.
         device: where the tensors live.
     """
 
     rounds: int = 7
     seconds: float = 3.0
+    patience: float = 15.0
     quick: bool = False
     device: str = "cpu"
 
@@ -42,24 +44,31 @@ def efforts(quick: bool, device: str) -> Effort:
 
 
 def interleaved(works: Mapping[str, Work], effort: Effort) -> dict[str, float]:
-    """Median seconds of each work, after one untimed turn.
+    """Median seconds of each work, after one turn that does not count.
 
     The works take turns, so that a change of the machine's speed hits all of them alike.
     """
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()
-    effort.synchronise()
+    first = _turn(works, effort)
+    if sum(first.values()) > effort.patience:
+        return first
     begin = time.perf_counter()
-    for _ in range(effort.rounds):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            effort.synchronise()
-            taken[name].append(time.perf_counter() - start)
+    turns: list[dict[str, float]] = []
+    while len(turns) < effort.rounds:
+        turns.append(_turn(works, effort))
         if time.perf_counter() - begin > effort.seconds:
             break
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: statistics.median(turn[name] for turn in turns) for name in works}
+
+
+def _turn(works: Mapping[str, Work], effort: Effort) -> dict[str, float]:
+    taken = {}
+    for name, work in works.items():
+        effort.synchronise()
+        begin = time.perf_counter()
+        work()
+        effort.synchronise()
+        taken[name] = time.perf_counter() - begin
+    return taken
 
 
 class Case(NamedTuple):

@@ -83,7 +83,7 @@ class AnalyticProblem(Problem):
         return each.squeeze(1) if self.samples == 1 else each.mean(1)
 
 
-def circle_problem() -> AnalyticProblem:
+def circle_problem(dtype: torch.dtype = torch.float64) -> AnalyticProblem:
     """Six losses on the circle, l_i(x) = -a_i cos(x - p_i) - b_i cos(2 (x - q_i)), period 2 pi.
 
     The constants come from `numpy.random.default_rng(0)`: a uniform in (0.5, 1.5), p normal with
@@ -91,7 +91,7 @@ def circle_problem() -> AnalyticProblem:
     """
     rng = np.random.default_rng(0)
     a, p, b, q = (
-        torch.from_numpy(row)
+        torch.from_numpy(row).to(dtype)
         for row in (
             rng.uniform(0.5, 1.5, 6),
             rng.normal(0, 0.6, 6),
@@ -110,7 +110,7 @@ def circle_problem() -> AnalyticProblem:
         each = a * torch.cos(theta - p) + 4 * b * torch.cos(2 * (theta - q))
         return each.mean(1).reshape(-1, 1, 1)
 
-    return AnalyticProblem(values, gradients, hessian, 1, 6, (2 * math.pi,))
+    return AnalyticProblem(values, gradients, hessian, 1, 6, (2 * math.pi,), dtype)
 
 
 def torus_problem() -> AnalyticProblem:
