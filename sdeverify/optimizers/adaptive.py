@@ -100,7 +100,7 @@ def running_square(v: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
 
 
 def descend(theta: Tensor, update: Tensor, root: Tensor, rate: PerParameter) -> Tensor:
-    """theta - rate update/root, in one reading and in root's memory where the rate is one number."""
+    """theta - rate update/root; where the rate is one number in one reading, in root's memory."""
     if isinstance(rate, Tensor):
         return theta - rate * update / root
     return torch.addcdiv(theta, update, root, value=-rate, out=root)

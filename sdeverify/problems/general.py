@@ -89,9 +89,7 @@ class General:
             return result
         return torch.stack(
             [
-                function(
-                    self.model.prepared({k: v[r] for k, v in parameters.items()}), batch.of(r)
-                )
+                function(self.model.prepared({k: v[r] for k, v in parameters.items()}), batch.of(r))
                 for r in range(len(theta))
             ]
         )

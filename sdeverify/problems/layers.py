@@ -85,7 +85,8 @@ def patches(
     module: nn.Conv2d, a: Float[Tensor, "replica n channel y x"]
 ) -> Float[Tensor, "replica n position reach"]:
     """What each output of a convolution sees, in the order (y, x, channel)."""
-    (up, left), (down, right) = module.padding, module.stride  # type: ignore[misc]
+    assert not isinstance(module.padding, str)
+    (up, left), (down, right) = module.padding, module.stride
     (high, wide), (sparse, spare) = module.kernel_size, module.dilation
     images = F.pad(a.flatten(0, 1).movedim(1, -1), (0, 0, left, left, up, up)).contiguous()
     rows = (images.shape[1] - sparse * (high - 1) - 1) // down + 1

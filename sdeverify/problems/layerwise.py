@@ -88,7 +88,7 @@ class Layerwise:
 
         with torch.enable_grad():
             losses, inputs = self._run(parameters, data, tap)
-        signals = torch.autograd.grad(losses.sum(), outputs, materialize_grads=True)
+            signals = torch.autograd.grad(losses.sum(), outputs, materialize_grads=True)
         return inputs, list(signals)
 
     def _many_replicas(
@@ -110,7 +110,7 @@ class Layerwise:
             losses, inputs = self.model.vectorised(run, in_dims=(0, axis, 0))(
                 parameters, batch.data, zeros
             )
-        signals = torch.autograd.grad(losses.sum(), zeros, materialize_grads=True)
+            signals = torch.autograd.grad(losses.sum(), zeros, materialize_grads=True)
         return [x.detach() for x in inputs], list(signals)
 
     def _output_shapes(self, parameters: dict[str, Tensor], batch: Batch) -> list[torch.Size]:

@@ -31,6 +31,7 @@ def problem_from_module(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     memory: int | None = None,
+    compiled: bool = False,
 ) -> ModuleProblem:
     """f(theta) = (1/N) sum_i loss(net_theta(inputs_i), targets_i).
 
@@ -45,6 +46,8 @@ def problem_from_module(
         device: the parameters' own by default.
         memory: budget for temporary memory in bytes (by default 1 GiB); replicas and samples are
             cut into chunks that fit.
+        compiled: pass gradients and moments through `torch.compile`: the same numbers to rounding,
+            at a cost of tens of seconds for each new shape of the work.
 
     Raises:
         UnsupportedError: the loss is no mean over samples (batch normalisation, dropout, a loss
@@ -67,6 +70,7 @@ def problem_from_module(
         dtype=dtype or _common_dtype(layout),
         device=torch.device(first.device if device is None else device),
         memory=memory,
+        compiled=compiled,
     )
 
 

@@ -11,20 +11,14 @@ import torch
 from torch import nn
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.problems.checks import (
-    trial_outputs,
-)
+from sdeverify.problems.checks import trial_outputs
 from sdeverify.problems.chunks import Chunks, Cost
-from sdeverify.problems.functional import (
-    FunctionalModel,
-    fixed_values,
-    saved_bytes,
-)
+from sdeverify.problems.functional import FunctionalModel, fixed_values, saved_bytes
 from sdeverify.problems.general import General, GradientRoute, MomentsRoute
 from sdeverify.problems.losses import PerSampleLoss, fast_loss
 from sdeverify.problems.parameters import ParameterLayout
 from sdeverify.problems.problem import Problem, WeightedMoments
-from sdeverify.problems.routes import gradient_route, moments_route
+from sdeverify.problems.routes import check_compiler, gradient_route, moments_route
 from sdeverify.problems.samples import Batch, Samples
 from sdeverify.shapes import Float, Int, Tensor
 
@@ -39,6 +33,7 @@ class ModuleProblem(Problem):
         loss_function: the loss as it was given.
         reference: the net's parameters when the problem was made.
         chunks: how work over replicas and samples is cut.
+        compiled: whether gradients and moments are compiled.
     """
 
     model: FunctionalModel
@@ -46,6 +41,7 @@ class ModuleProblem(Problem):
     loss_function: PerSampleLoss
     reference: Float[Tensor, " param"]
     chunks: Chunks
+    compiled: bool = False
 
     @classmethod
     def assemble(
@@ -58,8 +54,11 @@ class ModuleProblem(Problem):
         dtype: torch.dtype,
         device: torch.device,
         memory: int | None,
+        compiled: bool,
     ) -> ModuleProblem:
         """The problem on its device, after a trial evaluation; `net` is kept, not copied."""
+        if compiled:
+            check_compiler(device)
         if not dtype.is_floating_point:
             raise UnsupportedError(f"dtype must be a floating-point type; got {dtype}.")
         data = samples.to(device, dtype)
@@ -70,7 +69,7 @@ class ModuleProblem(Problem):
         outputs = trial_outputs(model, reference, data)
         chosen = fast_loss(moved, outputs, data.data.targets)
         model = FunctionalModel(net, layout, fixed, chosen, dtype)
-        return cls(model, data, loss, reference, Chunks.on(device, memory))
+        return cls(model, data, loss, reference, Chunks.on(device, memory), compiled)
 
     @property
     def dim(self) -> int:  # type: ignore[override]
@@ -130,6 +129,7 @@ class ModuleProblem(Problem):
             dtype or self.dtype,
             torch.device(device or self.device),
             self.memory,
+            self.compiled,
         )
 
     def losses(
@@ -267,11 +267,11 @@ class ModuleProblem(Problem):
 
     @cached_property
     def _gradients(self) -> GradientRoute:
-        return gradient_route(self._general, self.reference, self._probe)
+        return gradient_route(self._general, self.reference, self._probe, self.compiled)
 
     @cached_property
     def _moments(self) -> MomentsRoute:
-        return moments_route(self._general, self.reference, self._probe)
+        return moments_route(self._general, self.reference, self._probe, self.compiled)
 
     @cached_property
     def _saved(self) -> Cost:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 
 import torch
 
+from sdeverify.errors import UnsupportedError
 from sdeverify.problems.chain import DenseChain
 from sdeverify.problems.general import General, GradientRoute, MomentsRoute
 from sdeverify.problems.layerwise import Layerwise
@@ -17,16 +20,43 @@ PERTURBATION = 0.1
 """Trial parameters are off the net's own by this much, so that zero-initialised layers count."""
 
 
-def gradient_route(general: General, theta: Tensor, probe: Batch) -> GradientRoute:
+def gradient_route(general: General, theta: Tensor, probe: Batch, compiled: bool) -> GradientRoute:
     """The dense chain where it applies, else autograd."""
     chain = DenseChain.of(general.model)
-    if chain is not None and _agree(chain.weighted, general.weighted, theta, probe):
-        return chain
-    return general
+    fits = chain is not None and _agree(chain.weighted, general.weighted, theta, probe)
+    route: GradientRoute = chain if chain is not None and fits else general
+    if not compiled:
+        return route
+    from sdeverify.problems.compiled import CompiledGradient
+
+    return CompiledGradient(route)
 
 
-def moments_route(general: General, theta: Tensor, probe: Batch) -> MomentsRoute:
+def moments_route(general: General, theta: Tensor, probe: Batch, compiled: bool) -> MomentsRoute:
     """The dense chain, the layerwise form or per-sample gradients."""
+    route = _fastest_moments(general, theta, probe)
+    if not compiled:
+        return route
+    from sdeverify.problems.compiled import CompiledMoments
+
+    return CompiledMoments(route)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuses to compile for a CPU where there is no C++ compiler.
+
+    Raises:
+        UnsupportedError: names the program that was looked for.
+    """
+    program = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(program) is None:
+        raise UnsupportedError(
+            f"compiled=True needs a C++ compiler; there is no program {program!r}. Install g++ or "
+            "clang++ (and name it in the environment variable CXX), or use compiled=False."
+        )
+
+
+def _fastest_moments(general: General, theta: Tensor, probe: Batch) -> MomentsRoute:
     for route in (DenseChain.of(general.model), Layerwise.of(general.model)):
         if route is not None and _agree(
             lambda *x, route=route: torch.stack(route.sums(*x)),

@@ -202,3 +202,26 @@ def test_a_batch_gives_each_replica_its_own_samples() -> None:
     batch = problem.data.batch(indices, slice(1, 2), slice(1, 3))
     assert isinstance(batch, Batch) and not batch.shared
     torch.testing.assert_close(batch.of(0).args[0], problem.data.data.args[0][[3, 5]])
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_moments_do_not_depend_on_whether_gradients_are_recorded(replicas: int) -> None:
+    problem, theta = make("residual")
+    weights = torch.randn(replicas, SAMPLES).double()
+    want = problem.weighted_moments(theta[:replicas], weights)
+    with torch.no_grad():
+        got = problem.weighted_moments(theta[:replicas], weights)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_per_sample_products_in_small_pieces_give_the_same_sums(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem, theta = make("dilated_conv")
+    weights = torch.randn(1, SAMPLES).double()
+    want = problem.weighted_moments(theta[:1], weights)
+    monkeypatch.setattr("sdeverify.problems.layers.PIECE", 2 * 8 * 3 * 2 * 3 * 2)
+    got = problem.weighted_moments(theta[:1], weights)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
