@@ -183,5 +183,6 @@ from sdeverify.study import (
 )
 from sdeverify.torch_svag import TorchSVAG as TorchSVAG
 from sdeverify.views import four_views as four_views
+from sdeverify.views import views_table as views_table
 
 __version__: str

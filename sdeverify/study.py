@@ -21,6 +21,7 @@ from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.scalings import Ladder, Rung
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.sdes.sde import same_sde
 from sdeverify.state import State
 
 
@@ -95,7 +96,7 @@ class Study:
         for rung in self.rungs():
             oracle = self.oracle if rung.oracle.noise is self.oracle.noise else rung.oracle
             sde = derive(rung.optimizer, oracle, self.sde, **self.sde_options)
-            same = [i for i, other in enumerate(kinds) if _same(sde, other)]
+            same = [i for i, other in enumerate(kinds) if same_sde(sde, other)]
             if not same:
                 kinds.append(sde)
             belongs.append(same[0] if same else len(kinds) - 1)
@@ -323,17 +324,6 @@ def run(
 
         datasets[name] = run_job(job, sink, progress=report)
     return assemble(campaign, studies, datasets, parameters)
-
-
-def _same(a: GradientSDE, b: GradientSDE) -> bool:
-    if type(a) is not type(b) or a.oracle.problem is not b.oracle.problem:
-        return False
-    clocks = a.time_per_level1_step, b.time_per_level1_step
-    pairs = [clocks, *((a.constants[k], b.constants[k]) for k in a.constants)]
-    return all(
-        np.allclose(np.asarray(x, dtype=float), np.asarray(y, dtype=float), rtol=1e-9, atol=0)
-        for x, y in pairs
-    )
 
 
 def _substeps(study: Study, rung: int, sdes: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.scalings import svag
 from sdeverify.sdes.derive import derive
-from sdeverify.sdes.sde import GradientSDE
+from sdeverify.sdes.sde import GradientSDE, same_sde
 from sdeverify.shapes import Tensor
 from sdeverify.state import State
 
@@ -60,7 +60,8 @@ def four_views(
     with opposite signs, gives them the covariance -var(surrogate mean).
 
     Args:
-        levels: SVAG's, >= 1. Level 1 is the optimizer itself and is not run again.
+        levels: SVAG's, >= 1. Level 1 is the optimizer itself and is not run again; alone for an
+            SDE whose constants change with the noise scale.
         replicas: of each discrete view.
         path_replicas: of the SDE; None for as many.
         substeps, subsample: of the SDE, as in `solve`.
@@ -73,6 +74,7 @@ def four_views(
     Returns:
         - over (view, step, observable): `mean`, `standard_error`, with the coordinates `level` (NaN
           where there is none) and `seed`; the SDE's mean is extrapolated to dt = 0;
+        - over (step, observable): `spread`, the standard deviation between runs of the optimizer;
         - over (view, step, observable), the SDE left at 0: `gap` E view - E SDE and
           `gap_standard_error`; over (view, observable): `max_gap` over time with `_low`, `_high`
           (see `weak_error`) and `max_gap_step`;
@@ -95,7 +97,9 @@ def four_views(
     }
     for level in sorted(levels):
         if level != 1:
-            runs[f"SVAG level {level:g}"] = (float(level), *svag(optimizer, oracle, level))
+            refined = svag(optimizer, oracle, level)
+            _check_keeps_sde(level, equation, derive(*refined, sde, **(sde_options or {})))
+            runs[f"SVAG level {level:g}"] = (float(level), *refined)
     jobs: dict[str, Job] = {}
     for i, (name, (_, stepper, noisy)) in enumerate(runs.items()):
         jobs[name] = chain_job(
@@ -121,6 +125,45 @@ def four_views(
     return _assembled(ensembles, found, confidence)
 
 
+def views_table(views: xr.Dataset, step: float | None = None) -> str:
+    """The gap optimizer - SDE and its two parts at a step, in Markdown, a row an observable.
+
+    Each entry is a gap with its standard error, in spreads (standard deviations between runs of the
+    optimizer at that step); bold where it is more than two standard errors.
+
+    Args:
+        views: from `four_views`.
+        step: a recorded step; the last one where it is left out.
+    """
+    at = views.isel(step=-1) if step is None else views.sel(step=step)
+    svag = [str(name) for name in views["view"].values if str(name).startswith("SVAG")]
+    head = ["observable", "total", NON_GAUSSIANITY, DISCRETISATION, *svag, "left by dt"]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name in views[OBSERVABLE].values:
+        one = at.sel({OBSERVABLE: name})
+        spread = float(one["spread"])
+        gaps = [
+            (float(one["gap_part"].sel(part=p)), float(one["gap_part_standard_error"].sel(part=p)))
+            for p in (TOTAL, NON_GAUSSIANITY, DISCRETISATION)
+        ]
+        gaps += [
+            (float(one["gap"].sel(view=v)), float(one["gap_standard_error"].sel(view=v)))
+            for v in svag
+        ]
+        cells = [_in_spreads(value, error, spread) for value, error in gaps]
+        left = abs(float(one["integrator_residual"])) / spread if spread > 0 else 0.0
+        rows.append("| " + " | ".join([str(name), *cells, f"{left:.2g}"]) + " |")
+    return "\n".join(rows)
+
+
+def _in_spreads(value: float, error: float, spread: float) -> str:
+    if not spread > 0:
+        return "-"
+    mark = "**" if abs(value) > 2 * error else ""
+    digits = max(1, 1 - int(np.floor(np.log10(error / spread)))) if error > 0 else 3
+    return f"{mark}{value / spread:.{digits}f}{mark} ± {error / spread:.{digits}f}"
+
+
 def _assembled(
     ensembles: Mapping[str, xr.Dataset], levels: Sequence[float], confidence: float
 ) -> xr.Dataset:
@@ -140,6 +183,9 @@ def _assembled(
             value = np.stack([*each, np.zeros_like(each[0])])
             fields[_renamed(name)] = (dims, value)
     fields |= _parts(chains, gaps)
+    ours = chains[OPTIMIZER]
+    runs = float(ours["block_count"].sum())
+    fields["spread"] = (_DIMS, ours["standard_error"].transpose(*_DIMS).values * runs**0.5)
     fields["integrator_residual"] = gaps[OPTIMIZER]["integrator_residual"].variable
     coords = {
         "view": np.array(list(ensembles), dtype=object),
@@ -149,7 +195,7 @@ def _assembled(
         **{name: path[name] for name in (STEP, "time", OBSERVABLE)},
     }
     attrs = {
-        **chains[OPTIMIZER].attrs,
+        **{k: v for k, v in ours.attrs.items() if k != "fingerprint"},
         "kind": "views",
         "model": path.attrs["model"],
         "path_replicas": path.attrs["replicas"],
@@ -183,6 +229,15 @@ def _renamed(name: str) -> str:
     if name == "max_step":
         return "max_gap_step"
     return "gap_standard_error" if name == "standard_error" else name.replace("error", "gap")
+
+
+def _check_keeps_sde(level: float, ours: GradientSDE, theirs: GradientSDE) -> None:
+    if not same_sde(ours, theirs):
+        raise InvalidInputError(
+            f"SVAG level {level:g} has another {ours.description.name} than the optimizer, since "
+            "its constants change with the noise (1/sigma^2 of a kept signal does), so its gap to "
+            "this one says nothing. Use levels=(1,)."
+        )
 
 
 def _check_levels(levels: Sequence[float]) -> None:

@@ -20,7 +20,7 @@ from sdeverify.problems.library import circle_problem
 from sdeverify.problems.problem import FunctionProblem
 from sdeverify.sdes.derive import derive
 from sdeverify.state import State
-from sdeverify.views import four_views
+from sdeverify.views import four_views, views_table
 
 ETA, STEPS, REPLICAS = 0.2, 10, 4096
 SKEWED = torch.tensor([2.0, -1.0, -1.0], dtype=torch.float64)
@@ -178,6 +178,23 @@ def test_an_adaptive_optimizer_goes_through_all_views():
     assert ds["level"].values[[0, 2]].tolist() == [1.0, 2.0]
     assert float(ds["step"][0]) == 20.0
     assert np.isfinite(ds["gap_part"].values).all()
+    with pytest.raises(InvalidInputError, match=r"level 2 has another .* levels=\(1,\)"):
+        four_views(adam, oracle, start, 4, POWERS, levels=(1, 2), sde_options={"keep_signal": True})
+
+
+def test_the_table_shows_the_parts_in_spreads_of_the_runs(circle):
+    at = circle.isel(step=-1).sel(observable="exp cos")
+    runs = circle.attrs["replicas"]
+    spread = float(at["standard_error"].sel(view="optimizer")) * runs**0.5
+    assert float(at["spread"]) == pytest.approx(spread, rel=1e-12)
+    head, _, *rows = views_table(circle).splitlines()
+    cells = dict(zip(head.split(" | "), rows[2].split(" | "), strict=True))
+    for part in ("total", "non-Gaussianity", "time discretisation"):
+        shown = float(cells[part].replace("*", "").split(" ± ")[0])
+        assert shown == pytest.approx(float(at["gap_part"].sel(part=part)) / spread, abs=6e-3)
+    assert cells["total"].startswith("**")
+    assert "SVAG level 4" in cells
+    assert views_table(circle, step=float(circle["step"][0])).splitlines()[2].count("| -") == 5
 
 
 def test_bad_input_is_refused_before_the_work(tilted):

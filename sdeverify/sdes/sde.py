@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 
 from sdeverify.noise.covariance import GradientValues
@@ -198,3 +199,15 @@ class GradientSDE(SDE):
             for name, change in part.items():
                 total[name] = total[name] + change
         return total
+
+
+def same_sde(a: GradientSDE, b: GradientSDE) -> bool:
+    """Whether two SDEs are one equation on one clock: kind, problem and constants agree."""
+    if type(a) is not type(b) or a.oracle.problem is not b.oracle.problem:
+        return False
+    clocks = a.time_per_level1_step, b.time_per_level1_step
+    pairs = [clocks, *((a.constants[k], b.constants[k]) for k in a.constants)]
+    return all(
+        np.allclose(np.asarray(x, dtype=float), np.asarray(y, dtype=float), rtol=1e-9, atol=0)
+        for x, y in pairs
+    )
