@@ -1,4 +1,4 @@
-"""How many replicas a resolved order takes, from a pilot run."""
+"""How many replicas a resolved order and a small limit take, from a pilot run."""
 
 from __future__ import annotations
 
@@ -9,32 +9,41 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from sdeverify.analysis.limit import HALF_WIDTH, limits
 from sdeverify.analysis.order import DIMS, SIGNAL_LEVEL, default_steps
 from sdeverify.analysis.power_law import whiten
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
+from sdeverify.analysis.verdict import SMALL_LIMIT
 from sdeverify.axes import STEP
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]
 
 
+STANDARD_ERRORS_OF_LIMIT = 4.0
+"""In `SMALL_LIMIT` of the coarsest error, so that a limit of 0 is nearly always seen as small."""
+
+
 def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1) -> xr.Dataset:
-    """How many replicas bring the order's standard error down to `target`.
+    """How many replicas bring the order's standard error down to `target`, and the limit's.
 
     The pilot fixes the amplitude a of `a s^p` at the claimed p; the Fisher information of (a, p),
     or (a, p, b) at b = 0, then gives the standard error of p, which falls like 1/sqrt(replicas) if
     both sides grow together. `0.15` leaves room for about three standard errors between a claim
-    and half an order less.
+    and half an order less. The error's limit has to be known to a quarter of `SMALL_LIMIT` of the
+    coarsest error.
 
     Args:
         ladder: the pilot's errors, with at least `terms + 1` rungs.
         terms: 2 for the room to fit a second term, which takes several times the replicas.
 
     Returns:
-        Over (observable, step): `factor` (of the pilot's replicas), `replicas`,
-        `order_standard_error` of the pilot, `path_share` (of its variance that the SDE's side
-        causes: above 1/2, grow the path first), and `resolved`, False where the pilot's own signal
-        is noise, so that the factor is a guess, usually too small.
+        Over (observable, step): `factor` (of the pilot's replicas) for the order, `limit_factor`
+        for the limit (NaN with two rungs), `replicas` for both, `order_standard_error` of the
+        pilot, `path_share` (of its variance that the SDE's side causes: above 1/2, grow the path
+        first), `residual_share`, what the integrator may have left beside the coarsest error: no
+        number of replicas helps where it is near `SMALL_LIMIT`; and `resolved`, False where the
+        pilot's own signal is noise, so that the factors are guesses, usually too small.
 
     Raises:
         InvalidInputError: not a ladder of sampled errors, or a target that is not positive.
@@ -48,25 +57,35 @@ def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1)
         raise InvalidInputError(f"{terms} terms need {terms + 1} rungs or more; got {rungs}")
     chosen = ladder.sel({STEP: default_steps(ladder)})
     s = chosen["time_per_step"].values.astype(np.float64)
-    error, covariance, path = (
+    error, covariance, path, residual = (
         chosen[name].transpose(*DIMS, *axes).values
         for name, axes in (
             ("error", (RUNG,)),
             ("error_covariance", (RUNG, RUNG_BIS)),
             ("path_variance", (RUNG,)),
+            ("integrator_residual", (RUNG,)),
         )
     )
     shape = error.shape[:2]
-    error, covariance, path = (v.reshape(-1, *v.shape[2:]) for v in (error, covariance, path))
+    error, covariance, path, residual = (
+        v.reshape(-1, *v.shape[2:]) for v in (error, covariance, path, residual)
+    )
     p = float(ladder.attrs["claimed_order"])
     data, usable = whiten(s, error, covariance, 1.0)
     amplitude = data.project(np.full((len(error), 1), p), 1)[1][:, 0]
     variance, share = _order_variance(data.step, p, terms, amplitude, covariance, path, usable)
     signal = stats.chi2.sf(data.zero, rungs) < SIGNAL_LEVEL
     factor = variance / target**2
+    size = np.where(amplitude == 0, np.nan, np.abs(amplitude))
+    limit = limits(data, size, p, SMALL_LIMIT)
+    wanted = SMALL_LIMIT * size / STANDARD_ERRORS_OF_LIMIT
+    limit_factor = np.where(usable, ((limit.high - limit.limit) / HALF_WIDTH / wanted) ** 2, np.nan)
+    both = np.fmax(factor, limit_factor)
     fields = {
         "factor": factor,
-        "replicas": np.ceil(factor * float(ladder.attrs.get("replicas", 0)) - 1e-9),
+        "limit_factor": limit_factor,
+        "replicas": np.ceil(both * float(ladder.attrs.get("replicas", 0)) - 1e-9),
+        "residual_share": np.abs(residual[:, 0]) / size,
         "order_standard_error": np.sqrt(variance),
         "path_share": share,
         "resolved": signal & usable,

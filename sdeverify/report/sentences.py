@@ -76,6 +76,8 @@ def headline(c: Comparison) -> Headline:
             share = percent(float(one["limit_share"]))
             found += f", and a limit of more than {share} of the coarsest error is excluded"
         sentence = _sentence(f"Order {plain(c.claimed_order)}", found, overall, shown)
+        if verdict == "inconclusive":
+            sentence = f"{sentence} {replicas_hint(c, inside)}".rstrip()
     return Headline(verdict, sentence, name, step, text, plain(c.claimed_order))
 
 
@@ -121,6 +123,35 @@ def _sentence(claim: str, found: str, overall: Verdict, order: xr.Dataset) -> st
         return f"{about}, but {overall.obstacle}.{unresolved}"
     reasons, often = np.unique(order["reason"].values.astype(str), return_counts=True)
     return f"{about}. Most often: {reasons[often.argmax()]}.{unresolved}"
+
+
+def replicas_hint(c: Comparison, observables: Sequence[str]) -> str:
+    """How many replicas the easiest fit would take; empty where replicas are not what lacks."""
+    from sdeverify.analysis import replicas_needed
+    from sdeverify.analysis.verdict import SMALL_LIMIT
+
+    if c.computed or c.rungs < 3 or not (c.errors["standard_error"] > 0).any():
+        return ""
+    budget = replicas_needed(c.errors.sel(observable=list(observables)))
+    budget = budget.stack(fit=("observable", "step"))
+    near = budget["residual_share"].values > SMALL_LIMIT / 2
+    factor = np.fmax(budget["factor"].values, budget["limit_factor"].values)
+    factor = np.where(budget["resolved"].values & np.isfinite(factor), factor, np.inf)
+    easiest = int(np.argmin(np.where(near, np.inf, factor)))
+    if near[easiest] or not np.isfinite(factor[easiest]):
+        return (
+            "More substeps first: what the integrator left is near the error."
+            if np.isfinite(factor).any()
+            else ""
+        )
+    if factor[easiest] <= 1:
+        return ""
+    one, times = budget.isel(fit=easiest), plain(max(factor[easiest], 1.1), 2)
+    return (
+        f"About {times} times the replicas on both sides would resolve "
+        f"{one['observable'].item()} at step {plain(float(one['step']))}; --set with more replicas "
+        "keeps those that are stored."
+    )
 
 
 def limit_sentence(c: Comparison) -> str:

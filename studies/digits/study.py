@@ -72,8 +72,8 @@ def build(
     return [
         study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8]), 4, **early),
         study("sgd-rates", "SGD along learning rates", sgd, rates, 2, (2, 4), **early),
-        study("rmsprop-levels", "RMSprop along SVAG levels", rmsprop, levels),
-        study("adam-levels", "Adam along SVAG levels", adam, levels),
+        study("rmsprop-levels", "RMSprop along SVAG levels", rmsprop, levels, 2),
+        study("adam-levels", "Adam along SVAG levels", adam, levels, 2),
     ]
 
 

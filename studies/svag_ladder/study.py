@@ -78,9 +78,9 @@ def build(
         study("sgd", "SGD", sv.SGD(learning_rate=0.5), linear, 4, horizon=sgd_steps, warm=20),
         study("momentum", "Momentum", momentum, linear, 6, **long),
         study("nesterov", "Nesterov's momentum", nesterov, linear, 2, **long),
-        study("rmsprop", "RMSprop", rmsprop, squared),
-        study("adam", "Adam", sv.Adam(**moments), squared),
-        study("adamw", "AdamW", adamw, squared),
+        study("rmsprop", "RMSprop", rmsprop, squared, 2),
+        study("adam", "Adam", sv.Adam(**moments), squared, 2),
+        study("adamw", "AdamW", adamw, squared, 2),
     ]
 
 

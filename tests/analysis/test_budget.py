@@ -7,9 +7,11 @@ import pytest
 from synthetic_ladders import synthetic_ladder
 
 from sdeverify.analysis import estimate_order, replicas_needed
+from sdeverify.analysis.verdict import SMALL_LIMIT
 from sdeverify.errors import InvalidInputError
 
 FIVE = 2.0 ** -np.arange(0, 2.5, 0.5)
+LONG = 2.0 ** -np.arange(5.0)
 
 
 @pytest.mark.parametrize("path_error", [0.0, 0.03])
@@ -33,8 +35,31 @@ def test_the_predicted_factor_brings_the_order_to_the_target(path_error):
 
 def test_replicas_follow_from_the_pilots_own_number():
     budget = replicas_needed(synthetic_ladder(lambda s: s, FIVE, 0.06), target=0.05)
-    assert budget.replicas.item() == pytest.approx(1000 * budget.factor.item(), abs=1.0)
+    both = max(budget.factor.item(), budget.limit_factor.item())
+    assert budget.replicas.item() == pytest.approx(1000 * both, abs=1.0)
     assert bool(budget.resolved.item())
+
+
+@pytest.mark.parametrize("path_error", [0.0, 0.03])
+def test_the_predicted_factor_makes_the_limit_small(path_error):
+    """Four standard errors in the share: 1.96 are for the interval, 2.04 for the estimate."""
+    pilot = synthetic_ladder(lambda s: s, LONG, 0.06, seeds=200, path_standard_error=path_error)
+    shrink = float(replicas_needed(pilot).limit_factor.median()) ** -0.5
+    grown = synthetic_ladder(
+        lambda s: s,
+        LONG,
+        0.06 * shrink,
+        seeds=400,
+        path_standard_error=path_error * shrink,
+        seed=1,
+    )
+    small = estimate_order(grown).limit_share < SMALL_LIMIT
+    assert 370 <= int(small.sum()) < 400
+
+
+def test_what_the_integrator_left_is_shown_beside_the_error():
+    pilot = synthetic_ladder(lambda s: s, LONG, 0.001, residual=0.08)
+    assert replicas_needed(pilot).residual_share.item() == pytest.approx(0.08, rel=0.01)
 
 
 def test_a_pilot_of_noise_says_that_its_factor_is_a_guess():
