@@ -20,7 +20,8 @@ from sdeverify.loading import Request, load_campaign, parse_settings, study_name
 from sdeverify.progress import StudyBars
 from sdeverify.report import write_report
 from sdeverify.report.results import read_results
-from sdeverify.report.scaling_view import in_brief, is_scaling, prediction_table, read_scaled
+from sdeverify.report.scaling_results import is_scaling, read_scaled
+from sdeverify.report.scaling_view import in_brief, prediction_table
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.runner import compute, run_campaign, share
 from sdeverify.store import Store

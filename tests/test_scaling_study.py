@@ -20,7 +20,7 @@ from sdeverify.cli import app
 from sdeverify.ensembles import run_job
 from sdeverify.loading import load_campaign
 from sdeverify.problems.problem import FunctionProblem
-from sdeverify.report.scaling_view import ABOVE, AGREES, BELOW, BEYOND, Scaled
+from sdeverify.report.scaling_results import ABOVE, AGREES, BELOW, BEYOND, Scaled
 from sdeverify.schema import chain_dataset
 
 STUDIES = Path(__file__).parents[1] / "studies"

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sdeverify.report.scaling_view import Scaled, reach_text
+from sdeverify.report.scaling_results import Scaled
+from sdeverify.report.scaling_view import reach_text
 from sdeverify.report.style import CHAIN, EXACT, MUTED, SDE, WIDTH, heading, panels, style
 
 OWN = "#0b5394"

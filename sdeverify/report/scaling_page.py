@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sdeverify.report import markdown
 from sdeverify.report.evidence import settings_table
+from sdeverify.report.scaling_results import Scaled, read_scaled
 from sdeverify.report.scaling_view import (
-    Scaled,
     equilibrium_sentence,
     equilibrium_table,
     in_brief,
     noise_table,
     prediction_table,
     reach_table,
-    read_scaled,
 )
 from sdeverify.report.tables import Table
 from sdeverify.report.templating import environment_of
