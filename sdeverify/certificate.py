@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.reference.checks import Domain
 from sdeverify.reference.domain import Axis, Moving, Periodic, Positive
+from sdeverify.reference.resolution import accuracy_to_resolve, better
 from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
-from sdeverify.scalings import BallisticRates, Ladder, LearningRates
+from sdeverify.scalings import BallisticRates, Ladder, LearningRates, Rung
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
 from sdeverify.study import (
     Campaign,
@@ -31,8 +33,6 @@ from sdeverify.study import (
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""
-POINTS = {(1, 1): (28, 320, 0), (2, 1): (24, 80, 0), (1, 2): (24, 48, 16), (1, 3): (20, 32, 12)}
-"""Grid points by (parameters, components): on the line, around a circle, along u."""
 
 
 def certify(
@@ -101,30 +101,49 @@ def certify_study(
         if progress is not None:
             progress(name, 1)
 
-    common: tuple[Any, ...] = (study.start, study.steps, study.observables, axes)
     for i, sde in enumerate(sdes):
         flow = GradientFlow.without_noise(sde)
-        done(f"path_{i}", exact_continuous(sde, *common))
-        done(f"flow_{i}", exact_continuous(flow, *common))
+        done(f"path_{i}", exact_path(study, sde, axes))
+        done(f"flow_{i}", exact_path(study, flow, axes))
     for i, rung in enumerate(rungs):
-        done(f"chain_{i}", exact_discrete(rung.optimizer, rung.oracle, *common))
+        done(f"chain_{i}", exact_chain(study, rung, axes))
+    resolve(study, axes, groups)
     for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
-        each = [
-            exact_difference(groups[f"chain_{i}"], groups[f"{kind}_{j}"])
-            for i, j in enumerate(belongs)
-        ]
-        along = along_ladder(study, each)
+        along = along_ladder(study, differences(groups, kind, belongs))
         groups[errors], groups[order] = along, estimate_order(along)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = _attrs(study, sdes[0])
     return tree
 
 
+def exact_path(
+    study: Study, sde: GradientSDE, domain: Domain, accuracy: float | None = None
+) -> xr.Dataset:
+    """One SDE of a study by the exact route."""
+    return exact_continuous(sde, study.start, study.steps, study.observables, domain, accuracy)
+
+
+def exact_chain(
+    study: Study, rung: Rung, domain: Domain, accuracy: float | None = None
+) -> xr.Dataset:
+    """The discrete side of one rung by the exact route."""
+    sides = rung.optimizer, rung.oracle
+    return exact_discrete(*sides, study.start, study.steps, study.observables, domain, accuracy)
+
+
+def differences(
+    sides: Mapping[str, xr.Dataset], kind: str, belongs: Sequence[int]
+) -> list[xr.Dataset]:
+    """The weak errors of all rungs, each against its own "path" or "flow"."""
+    return [
+        exact_difference(sides[f"chain_{i}"], sides[f"{kind}_{j}"]) for i, j in enumerate(belongs)
+    ]
+
+
 def exact_chains(study: Study, domain: Domain | None = None) -> list[xr.Dataset]:
     """The discrete side of every rung by the exact route."""
     axes = default_domain(study) if domain is None else domain
-    common: tuple[Any, ...] = (study.start, study.steps, study.observables, axes)
-    return [exact_discrete(rung.optimizer, rung.oracle, *common) for rung in study.rungs()]
+    return [exact_chain(study, rung, axes) for rung in study.rungs()]
 
 
 def certified_order(
@@ -137,10 +156,24 @@ def certified_order(
     """
     axes = default_domain(study) if domain is None else domain
     sdes, belongs = study.sdes()
-    paths = [exact_continuous(s, study.start, study.steps, study.observables, axes) for s in sdes]
-    sides = exact_chains(study, axes) if chains is None else chains
-    each = [exact_difference(side, paths[j]) for side, j in zip(sides, belongs, strict=True)]
-    return estimate_order(along_ladder(study, each))
+    chains = exact_chains(study, axes) if chains is None else chains
+    sides = {f"chain_{i}": chain for i, chain in enumerate(chains)}
+    sides |= {f"path_{i}": exact_path(study, sde, axes) for i, sde in enumerate(sdes)}
+    resolve(study, axes, sides)
+    return estimate_order(along_ladder(study, differences(sides, "path", belongs)))
+
+
+def resolve(study: Study, domain: Domain, sides: dict[str, xr.Dataset]) -> None:
+    """Computes sides again, in place, where a weak error is not resolved yet and can be."""
+    sdes, belongs = study.sdes()
+    wanted = accuracy_to_resolve(differences(sides, "path", belongs))
+    if wanted is None:
+        return
+    again = {f"path_{i}": partial(exact_path, study, sde, domain) for i, sde in enumerate(sdes)}
+    for i, rung in enumerate(study.rungs()):
+        again[f"chain_{i}"] = partial(exact_chain, study, rung, domain)
+    for name, compute in again.items():
+        sides[name] = better(sides[name], compute, wanted)
 
 
 def one_step_order(study: Study) -> xr.Dataset:
@@ -176,8 +209,7 @@ def fine_ladder(study: Study) -> Ladder:
 def default_domain(study: Study) -> Domain:
     """Periodic where the problem gives a period of theta, a box that follows it elsewhere.
 
-    Weight decay has no period, so with it theta lives on the line. The more dimensions, the fewer
-    points: the bound says whether they are enough, and a domain of your own can have more.
+    Weight decay has no period, so with it theta lives on the line.
     """
     hyperparameters = study.optimizer.hyperparameters
     decays = any(
@@ -185,14 +217,10 @@ def default_domain(study: Study) -> Domain:
     )
     periods = getattr(study.oracle.problem, "periods", (None,) * study.oracle.dim)
     components = study.optimizer.sde_components
-    on_line, around, positive = POINTS.get((study.oracle.dim, len(components)), POINTS[1, 3])
     axes: list[Axis] = [
-        Moving(on_line)
-        if period is None or decays
-        else Periodic(around, length=period, box_points=on_line)
-        for period in periods
+        Moving() if period is None or decays else Periodic(length=period) for period in periods
     ]
-    others = {n: Positive(positive) if n == "u" else Moving(on_line) for n in components[1:]}
+    others = {n: Positive() if n == "u" else Moving() for n in components[1:]}
     return {"theta": axes, **others}
 
 

@@ -9,9 +9,18 @@ import numpy as np
 import torch
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.reference.domain import FEWEST_POINTS, Axis, Interval, Moving, Positive
+from sdeverify.reference.domain import (
+    FEWEST_POINTS,
+    LONGEST_BOX,
+    MOST_POINTS,
+    Axis,
+    Interval,
+    Moving,
+    Periodic,
+    Positive,
+)
 from sdeverify.reference.frames import Coordinate, Coordinates, Frame
-from sdeverify.reference.grids import Array
+from sdeverify.reference.grids import Array, GridError
 from sdeverify.state import State
 
 Domain = Mapping[str, Axis | Sequence[Axis]]
@@ -41,8 +50,13 @@ def point_of(start: Any, components: Sequence[str], who: str) -> State:
     return State(state.step, **parts)
 
 
-def coordinates_of(domain: Domain, start: State, who: str) -> Coordinates:
-    """One coordinate for each number of the state, theta's first, each with its axis."""
+def coordinates_of(domain: Domain, start: State, who: str, whole: Any) -> Coordinates:
+    """One coordinate for each number of the state, theta's first, each with its axis.
+
+    Args:
+        start: the components that are followed.
+        whole: the start as it was given; a domain may speak of all its components.
+    """
     names = ["theta", *(n for n in start.components if n != "theta")]
     dim = start.components["theta"].numel()
     if len(names) * dim > MOST_DIMENSIONS:
@@ -65,7 +79,14 @@ def coordinates_of(domain: Domain, start: State, who: str) -> Coordinates:
             raise InvalidInputError(
                 f"domain['{name}'] is one axis, or one for each of {dim} parameters; got {given!r}."
             )
-        found += [Coordinate(name, i, axis) for i, axis in enumerate(axes)]
+        most = MOST_POINTS[len(names) * dim]
+        found += [Coordinate(name, i, axis.limited(*most)) for i, axis in enumerate(axes)]
+    unknown = sorted(set(domain) - set(names) - set(getattr(whole, "components", ())))
+    if unknown:
+        raise InvalidInputError(
+            f"the domain names {', '.join(unknown)}, which {who} does not have; it has "
+            f"{', '.join(names)}. Leave it out, or name the component that is meant."
+        )
     for coordinate in found:
         _check_axis(coordinate, start)
     return tuple(found)
@@ -75,7 +96,8 @@ def _check_axis(coordinate: Coordinate, start: State) -> None:
     axis = coordinate.axis
     if min(axis.sizes) < FEWEST_POINTS:
         raise InvalidInputError(
-            f"{coordinate} has too coarse a grid, {axis}; give at least {FEWEST_POINTS} points."
+            f"{coordinate} has too coarse a grid, {axis}; give at least {FEWEST_POINTS} points, or "
+            "none at all: then they are found."
         )
     value = float(start.components[coordinate.component][coordinate.index])
     if not np.isfinite(value):
@@ -99,11 +121,22 @@ def check_resolution(frame: Frame, arrays: Sequence[Array], names: Sequence[str]
             modes = np.abs(np.tensordot(grid.to_nodal, values, axes=(1, axis)))
             size = modes.reshape(grid.size, -1).max(1)
             if grid.size > 4 and size[-3:].max() > UNRESOLVED * size.max():
-                raise InvalidInputError(
+                raise GridError(
                     f"too coarse a grid: {name} is not resolved by {grid.size} points along "
                     f"{frame.coordinates[axis]} (its last modes have "
                     f"{size[-3:].max() / size.max():.0%} of the largest). Give more points."
                 )
+
+
+def check_box_lengths(coordinates: Coordinates, lengths: Sequence[float]) -> None:
+    """Refuses boxes on the line that are longer than the circle below them."""
+    for coordinate, length in zip(coordinates, lengths, strict=True):
+        axis = coordinate.axis
+        if isinstance(axis, Periodic) and length > LONGEST_BOX * axis.length:
+            raise GridError(
+                f"the SDE reaches {length:.3g} of {coordinate}, further than once around its "
+                f"circle of {axis.length:.3g}. Use the Fourier grid."
+            )
 
 
 def check_inward(

@@ -11,20 +11,32 @@ import numpy as np
 from sdeverify.errors import InvalidInputError
 from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
 
-FEWEST_POINTS = 8
+FEWEST_POINTS = 12
+GROWTH = 1.25
+"""How much finer a grid is than the next coarser one."""
+NARROWEST = 5.0
+POINTS_PER_DEVIATION = 2.5
+"""Grid points for each standard deviation of a box's half-width. With more, polynomials of the
+grid's degree outgrow the tails of a normal law, and rounding with them (like exp(n^2/width^2))."""
 LONGEST_BOX = 1.0
-"""Length, in periods, up to which a periodic coordinate of a chain is kept on the line."""
+"""Length, in periods, up to which a periodic coordinate is kept on the line."""
+MOST_POINTS = {1: (768, 56, 40), 2: (256, 44, 28), 3: (80, 36, 20)}
+"""Most points by dimension: around a circle, on the line, along a root."""
 
 
 class Axis(ABC):
-    """One state coordinate's domain, and how many grid points it gets."""
+    """One state coordinate's domain.
 
-    points: int
+    `points` is how many grid points it may have at most; how many it gets is found by refinement.
+    None is what the number of dimensions allows, `MOST_POINTS`.
+    """
+
+    points: int | None
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The sizes of all its grids."""
-        return (self.points,)
+        """The largest sizes of all its grids."""
+        return (size_of(self.points),)
 
     @property
     def box_is_found(self) -> bool:
@@ -52,59 +64,69 @@ class Axis(ABC):
         return np.ones_like(x), np.zeros_like(x)
 
     @abstractmethod
-    def coarser(self) -> Axis:
-        """The axis of the comparison that gives the bound: fewer points, a narrower box."""
+    def limited(self, around: int, line: int, root: int) -> Axis:
+        """The axis with these numbers of points where it has none of its own."""
+
+    @abstractmethod
+    def coarser(self, below: int) -> Axis:
+        """The axis some levels below: fewer points, and with them a narrower box."""
 
 
 @dataclass(frozen=True)
 class Periodic(Axis):
     """A coordinate on a circle, on which drift, noise, optimizer and observables have the period.
 
-    An SDE lives on a Fourier grid. A chain first lives on the line above the circle, on a box that
-    follows it from its start (where functions are far smoother than all around the circle), until
-    that box is longer than the circle. Where this does not reach the wanted accuracy, it is
-    computed again on the Fourier grid alone, and the better of the two is kept.
+    Both sides are first followed on the line above the circle, on boxes that hold them from their
+    start on (where functions are far smoother than all around the circle); a chain's box that
+    becomes longer than the circle gives way to a Fourier grid. Where this does not reach the wanted
+    accuracy, they are computed again on Fourier grids alone, and the better of the two is kept.
 
     Args:
-        points: number of points of the Fourier grid.
+        points: most points of the Fourier grid.
         length: the period.
-        box_points: number of points of the box on the line; 0 for the Fourier grid alone.
-        width: the box's half-width, as for `Moving`.
+        box_points: most points of the box on the line; 0 for the Fourier grid alone.
     """
 
-    points: int = 64
+    points: int | None = None
     length: float = 2 * math.pi
-    box_points: int = 32
-    width: float = 8.0
+    box_points: int | None = None
 
     def __post_init__(self) -> None:
         check_points(self)
-        check_width(self.width)
         if not 0 < self.length < math.inf:
             raise InvalidInputError(f"a period is positive and finite; got length={self.length}.")
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return (self.points, self.box_points) if self.box_points else (self.points,)
+        around, line = size_of(self.points), size_of(self.box_points)
+        return (around, line) if line else (around,)
 
     def circle(self) -> Periodic:
         """The axis on the Fourier grid alone."""
         return replace(self, box_points=0)
 
+    def line(self) -> Moving:
+        """The line above the circle."""
+        return Moving(self.box_points)
+
     def grid(self, low: float, high: float) -> Grid:
-        return FourierGrid(self.length, self.points)
+        return FourierGrid(self.length, size_of(self.points))
 
     def chain_grid(self, low: float, high: float) -> Grid:
         if self.box_points == 0 or high - low > LONGEST_BOX * self.length:
             return self.grid(low, high)
-        return moving_grid(low, high, self.box_points)
+        return moving_grid(low, high, size_of(self.box_points))
 
-    def coarser(self) -> Periodic:
+    def limited(self, around: int, line: int, root: int) -> Periodic:
+        box = line if self.box_points is None else self.box_points
+        return replace(self, points=self.points or around, box_points=box)
+
+    def coarser(self, below: int) -> Periodic:
+        around, line = size_of(self.points), size_of(self.box_points)
         return replace(
             self,
-            points=fewer(self.points),
-            box_points=fewer(self.box_points) if self.box_points else 0,
-            width=0.9 * self.width,
+            points=coarser(around, below),
+            box_points=coarser(line, below),
         )
 
 
@@ -117,7 +139,7 @@ class Interval(Axis):
 
     low: float
     high: float
-    points: int = 48
+    points: int | None = None
 
     def __post_init__(self) -> None:
         check_points(self)
@@ -127,10 +149,13 @@ class Interval(Axis):
             )
 
     def grid(self, low: float, high: float) -> Grid:
-        return ChebyshevGrid(self.low, self.high, self.points)
+        return ChebyshevGrid(self.low, self.high, size_of(self.points))
 
-    def coarser(self) -> Interval:
-        return replace(self, points=fewer(self.points))
+    def limited(self, around: int, line: int, root: int) -> Interval:
+        return replace(self, points=self.points or around // 2)
+
+    def coarser(self, below: int) -> Interval:
+        return replace(self, points=coarser(size_of(self.points), below))
 
 
 @dataclass(frozen=True)
@@ -138,27 +163,28 @@ class Moving(Axis):
     """A coordinate on the line, on a box that follows the dynamics: Chebyshev grid.
 
     Args:
-        points: number of grid points.
-        width: standard deviations to each side of the range of conditional means. Functions are
-            continued beyond the box as polynomials, so nothing is clipped.
+        points: most grid points. The box reaches `half_width(points)` standard deviations to each
+            side of the mean; functions are continued beyond it as polynomials, so nothing is
+            clipped.
     """
 
-    points: int = 32
-    width: float = 8.0
+    points: int | None = None
 
     def __post_init__(self) -> None:
         check_points(self)
-        check_width(self.width)
 
     @property
     def box_is_found(self) -> bool:
         return True
 
     def grid(self, low: float, high: float) -> Grid:
-        return moving_grid(low, high, self.points)
+        return moving_grid(low, high, size_of(self.points))
 
-    def coarser(self) -> Moving:
-        return replace(self, points=fewer(self.points), width=0.9 * self.width)
+    def limited(self, around: int, line: int, root: int) -> Moving:
+        return replace(self, points=self.points or line)
+
+    def coarser(self, below: int) -> Moving:
+        return replace(self, points=coarser(size_of(self.points), below))
 
 
 @dataclass(frozen=True)
@@ -168,19 +194,17 @@ class Positive(Axis):
     Arguments as for `Moving`.
     """
 
-    points: int = 14
-    width: float = 8.0
+    points: int | None = None
 
     def __post_init__(self) -> None:
         check_points(self)
-        check_width(self.width)
 
     @property
     def box_is_found(self) -> bool:
         return True
 
     def grid(self, low: float, high: float) -> Grid:
-        return moving_grid(low, high, self.points)
+        return moving_grid(low, high, size_of(self.points))
 
     def chart(self, x: Array) -> Array:
         return np.sqrt(x)
@@ -191,8 +215,11 @@ class Positive(Axis):
     def chart_derivatives(self, x: Array) -> tuple[Array, Array]:
         return 0.5 / np.sqrt(x), -0.25 * x**-1.5
 
-    def coarser(self) -> Positive:
-        return replace(self, points=fewer(self.points), width=0.9 * self.width)
+    def limited(self, around: int, line: int, root: int) -> Positive:
+        return replace(self, points=self.points or root)
+
+    def coarser(self, below: int) -> Positive:
+        return replace(self, points=coarser(size_of(self.points), below))
 
 
 def moving_grid(low: float, high: float, points: int) -> Grid:
@@ -202,24 +229,27 @@ def moving_grid(low: float, high: float, points: int) -> Grid:
     return ChebyshevGrid(low, high, points)
 
 
-def fewer(points: int) -> int:
-    """The coarser grid's points: an eighth fewer, at least two."""
-    return points - max(2, points // 8)
+def size_of(points: int | None) -> int:
+    """A number of points that is known by now."""
+    if points is None:
+        raise InvalidInputError("the axis has no number of points yet; use axis.limited(...).")
+    return points
+
+
+def coarser(points: int, below: int) -> int:
+    """The points of a grid some levels below."""
+    return round(points / GROWTH**below)
+
+
+def half_width(points: int) -> float:
+    """Half-width of a box that is found, in standard deviations."""
+    return max(NARROWEST, points / POINTS_PER_DEVIATION)
 
 
 def check_points(axis: Axis) -> None:
-    """Refuses a number of points that is not whole or below four."""
-    if int(axis.points) != axis.points or axis.points < 4:
+    """Refuses a number of points that is not whole, not positive, or that cannot be coarser."""
+    if axis.points is not None and (int(axis.points) != axis.points or axis.points < 4):
         raise InvalidInputError(
             f"{type(axis).__name__}(points={axis.points}) is too coarse a grid; give a whole "
-            f"number of at least {FEWEST_POINTS} points."
-        )
-
-
-def check_width(width: float) -> None:
-    """Refuses a box narrower than four standard deviations to each side."""
-    if not 4 <= width <= 40:
-        raise InvalidInputError(
-            "width is the half-width of a box in standard deviations, between 4 and 40; got "
-            f"{width}."
+            f"number of at least {FEWEST_POINTS} points, or none at all."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,10 +67,13 @@ class Frame:
         state = State(step, **self.components)
         return np.array([np.sum(r.ravel() * evaluate(o, state)) for o in observables])
 
-    def point_mass(self, at: Sequence[float]) -> Array:
-        """The law of a point, given by its coordinates in their charts."""
-        rows = [g.interpolation(np.array([x]))[0] for g, x in zip(self.grids, at, strict=True)]
-        return outer(rows)
+    def transfer(self, r: Array, new: Frame) -> Array:
+        """The law on the grids of another frame."""
+        for axis, (old, grid) in enumerate(zip(self.grids, new.grids, strict=True)):
+            if old != grid:
+                matrix = grid.interpolation(old.nodes)
+                r = np.moveaxis(np.tensordot(r, matrix, axes=(axis, 0)), -1, axis)
+        return np.ascontiguousarray(r)
 
 
 def point_frame(coordinates: Coordinates, at: Sequence[float]) -> Frame:
@@ -86,12 +88,6 @@ def as_components(coordinates: Coordinates, values: Sequence[Array]) -> dict[str
     for coordinate, array in zip(coordinates, mesh, strict=True):
         parts.setdefault(coordinate.component, []).append(array.ravel())
     return {name: torch.from_numpy(np.stack(rows, -1)) for name, rows in parts.items()}
-
-
-def outer(rows: Sequence[Array]) -> Array:
-    """The outer product of vectors."""
-    letters = string.ascii_lowercase[: len(rows)]
-    return np.asarray(np.einsum(f"{','.join(letters)}->{letters}", *rows))
 
 
 def evaluate(observable: Callable[[State], Any], state: State) -> Array:

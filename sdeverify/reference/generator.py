@@ -1,9 +1,7 @@
-"""The generator of an SDE on moving tensor grids, from the SDE's own drift and diffusion product.
+"""The generator of an SDE on tensor grids, from the SDE's own drift and diffusion product.
 
-With A u = f . grad u + (1/2) tr(g g^T Hess u) and nodes that move with velocity V, the array r(t)
-that represents the law, E phi(X_t) = sum r(t) phi(nodes(t)), obeys
-
-    dr/dt = r (A(t) - V . grad).
+With A u = f . grad u + (1/2) tr(g g^T Hess u) on fixed nodes, the array r(t) that represents the
+law, E phi(X_t) = sum r(t) phi(nodes), obeys dr/dt = r A(t).
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import torch
 from sdeverify.errors import InvalidInputError
 from sdeverify.reference.frames import Coordinates, Frame, as_components
 from sdeverify.reference.grids import Array, ChebyshevGrid, Grid
-from sdeverify.reference.paths import BoxPath
 
 
 class Field:
@@ -63,6 +60,14 @@ class Field:
         }
         return b, {pair: a for pair, a in covariance.items() if np.any(a)}
 
+    def move(self, t: float, points: Array, dt: float, normals: Array) -> Array:
+        """Points `(path, coordinate)` after an Euler-Maruyama step with normals `(path, noise)`."""
+        y = torch.empty(points.shape, dtype=torch.float64)
+        y[:, self._columns] = torch.from_numpy(points)
+        moved = y + dt * self.sde.f(t, y)
+        moved = moved + dt**0.5 * self.sde.g_prod(t, y, torch.from_numpy(normals))
+        return np.array(moved.detach().numpy()[:, self._columns])
+
     def _units(self, y: torch.Tensor) -> list[torch.Tensor]:
         eye = torch.eye(self.sde.noise_dim, dtype=y.dtype)
         return [unit.expand(y.shape[0], -1) for unit in eye]
@@ -91,52 +96,37 @@ class Term:
 
 
 class Generator:
-    """The generator on the reference grids, with coefficients that depend on time.
+    """The generator on a frame, with coefficients that may depend on time.
 
     Args:
         field: the SDE on its coordinates.
-        paths: where each coordinate's grid is at each time; None for a grid that does not move.
+        frame: the grids.
     """
 
-    def __init__(self, field: Field, paths: Sequence[BoxPath | None]) -> None:
+    def __init__(self, field: Field, frame: Frame) -> None:
         self.field = field
-        self.paths = tuple(paths)
-        self.coordinates = field.coordinates
-
-    def frame(self, t: float) -> Frame:
-        """The grids at time t."""
-        grids = []
-        for coordinate, path in zip(self.coordinates, self.paths, strict=True):
-            low, high = (0.0, 0.0) if path is None else path.at(t)
-            grids.append(coordinate.axis.grid(low, high))
-        return Frame(self.coordinates, tuple(grids))
+        self.frame = frame
 
     @cached_property
     def matrices(self) -> list[tuple[Array, Array]]:
-        """First and second derivative of each axis' reference grid."""
-        begin = next((p.start for p in self.paths if p is not None), 0.0)
-        references = [_reference(g) for g in self.frame(begin).grids]
+        """First and second derivative along each axis, in units of the grid's own length."""
+        references = [_reference(g) for g in self.frame.grids]
         return [(g.derivative(), g.second_derivative()) for g in references]
 
     def coefficients(self, t: float) -> dict[Term, Array]:
-        """The generator's coefficients with respect to derivatives on the reference grids."""
-        frame = self.frame(t)
+        """The generator's coefficients with respect to the derivatives of `matrices`."""
+        frame = self.frame
         drift, covariance = self.field(t, frame.values)
-        dims = len(self.coordinates)
+        dims = len(frame.coordinates)
         slope, bend, scale = [], [], []
         for c, grid in enumerate(frame.grids):
-            first, second = self.coordinates[c].axis.chart_derivatives(frame.values[c])
+            first, second = frame.coordinates[c].axis.chart_derivatives(frame.values[c])
             slope.append(_along(first, c, dims))
             bend.append(_along(second, c, dims))
             scale.append(_scale(grid))
         terms: dict[Term, Array] = {}
         for c in range(dims):
             speed = drift[c] * slope[c] + 0.5 * covariance.get((c, c), 0.0) * bend[c]
-            path = self.paths[c]
-            if path is not None:
-                low, high = path.velocity(t)
-                share = (frame.grids[c].nodes - path.at(t)[0]) / (path.at(t)[1] - path.at(t)[0])
-                speed = speed - _along(low + (high - low) * share, c, dims)
             terms[Term((c,), 1)] = speed * scale[c]
         for (a, b), values in covariance.items():
             factor = slope[a] * slope[b] * scale[a] * scale[b] * (0.5 if a == b else 1.0)
@@ -144,9 +134,9 @@ class Generator:
         return {term: values for term, values in terms.items() if np.any(values)}
 
     def apply(self, r: Array, coefficients: dict[Term, Array]) -> Array:
-        """r (A - V . grad) for an array of the grid's shape, or a batch of them in front."""
+        """r A for an array of the grid's shape, or a batch of them in front."""
         total: Array = np.zeros_like(r)
-        dims = len(self.coordinates)
+        dims = len(self.frame.grids)
         for term, values in coefficients.items():
             part = r * values
             if len(term.axes) == 2:

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdeverify.errors import InvalidInputError
+
 Array = NDArray[Any]
+
+
+class GridError(InvalidInputError):
+    """A grid does not hold the dynamics, or not finely enough; another one may."""
 
 
 class Grid(ABC):

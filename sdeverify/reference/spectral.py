@@ -2,17 +2,16 @@
 
 The chain's law is pushed forward by the optimizer's own step, called on grid points x the oracle's
 atoms; the SDE's by its generator, read from its own drift and diffusion product. Neither knows a
-formula. Every result is computed three times, on the grids asked for and on two coarser ones with
-narrower boxes, fewer quadrature nodes and a looser time integration; `bound` is what is left by
-the way in which the three converge, twice over.
+formula. Every result is computed at least three times, on ever finer grids with wider boxes, until
+`bound`, what is left by the way in which the last three converge, twice over, is small enough.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,37 +20,43 @@ import torch
 import xarray as xr
 
 from sdeverify.analysis.weak_error import weak_error
-from sdeverify.errors import InvalidInputError
 from sdeverify.reference.checks import (
     Domain,
+    check_box_lengths,
     check_observables,
     check_oracle,
     coordinates_of,
     point_of,
     recorded_steps,
 )
-from sdeverify.reference.domain import Periodic, fewer
+from sdeverify.reference.domain import Periodic
 from sdeverify.reference.evolution import Continuous
 from sdeverify.reference.flow import flow_values, is_noiseless
-from sdeverify.reference.frames import Coordinate, Coordinates
+from sdeverify.reference.frames import Coordinates
 from sdeverify.reference.grids import Array
+from sdeverify.reference.periods import (
+    check_chain_period,
+    check_observables_period,
+    check_sde_period,
+)
+from sdeverify.reference.refinement import (
+    ACCURACY,
+    AIM,
+    Converged,
+    Family,
+    converge,
+    numerical_error,
+    with_fewer_nodes,
+)
+from sdeverify.reference.resolution import SHARE, accuracy_to_resolve, better
 from sdeverify.reference.transfer import Chain, chain_expectations
 from sdeverify.schema import exact_dataset
 from sdeverify.state import State
 
-Refinement = tuple[Array, ...]
-"""Expectations `(step, observable)` on the finest grids and on two coarser ones."""
-SAFETY = 2.0
-GUARD = 0.5
-SLOWEST = 10.0
-NOTHING_LEFT = 1e-11
-"""Relative difference below which only rounding is left."""
 TOLERANCES = {1: 1e-13, 2: 1e-11, 3: 1e-9}
-"""Of the SDE's time integration, by dimension."""
-WANTED = {1: 1e-13, 2: 1e-9, 3: 1e-7}
-"""Difference of the two grids, by dimension, above which a chain is computed on the circle too."""
-SHARE = 0.01
-"""Largest bound, as a share of a weak error, at which it counts as resolved."""
+"""Of the SDE's time integration, by dimension; ten times this on every second level."""
+PIECES = 24
+"""Of the time, where an SDE's boxes change with it."""
 
 
 def exact_weak_error(
@@ -62,6 +67,7 @@ def exact_weak_error(
     steps: int | Sequence[float],
     observables: Sequence[Any],
     domain: Domain,
+    accuracy: float | None = None,
 ) -> xr.Dataset:
     """E phi(chain) - E phi(SDE) without sampling, with a bound on the numerical error.
 
@@ -74,7 +80,10 @@ def exact_weak_error(
         observables: each with a `name`, mapping a State to `(replica,)`; smooth.
         domain: for each component an axis, or one axis for each parameter: `Periodic()`,
             `Interval(low, high)`, `Moving()`, `Positive()`. p and m may be left out (`Moving()`),
-            so may u (`Positive()`).
+            so may u (`Positive()`). Grids are refined until the accuracy is reached, or an axis
+            has its most points.
+        accuracy: the bound wanted on each side. By default 1e-12, 1e-8, 1e-6 in one, two, three
+            dimensions, and smaller where a weak error would not be resolved otherwise.
 
     Returns:
         `discrete`, `continuous`, `error` (discrete - continuous), `bound`, `resolved` (whether the
@@ -83,12 +92,22 @@ def exact_weak_error(
 
     Raises:
         InvalidInputError: an interval that the chain leaves, too coarse a grid, a start outside
-            the domain, a component without an axis.
+            the domain, a component without an axis or unknown, functions that do not have a period.
         UnsupportedError: more than three dimensions, or noise without atoms.
     """
-    discrete = exact_discrete(optimizer, oracle, start, steps, observables, domain)
-    continuous = exact_continuous(sde, start, steps, observables, domain)
-    return exact_difference(discrete, continuous)
+
+    def chain(wanted: float | None) -> xr.Dataset:
+        return exact_discrete(optimizer, oracle, start, steps, observables, domain, wanted)
+
+    def path(wanted: float | None) -> xr.Dataset:
+        return exact_continuous(sde, start, steps, observables, domain, wanted)
+
+    discrete, continuous = chain(accuracy), path(accuracy)
+    errors = exact_difference(discrete, continuous)
+    if accuracy is None and (wanted := accuracy_to_resolve([errors])) is not None:
+        sides = better(discrete, chain, wanted), better(continuous, path, wanted)
+        errors = exact_difference(*sides)
+    return errors
 
 
 def exact_difference(discrete: xr.Dataset, continuous: xr.Dataset) -> xr.Dataset:
@@ -104,7 +123,9 @@ def exact_difference(discrete: xr.Dataset, continuous: xr.Dataset) -> xr.Dataset
         continuous=ds["path_mean"],
         resolved=ds["bound"] <= SHARE * abs(ds["error"]),
     )
-    return ds.assign_attrs(start_step=discrete.attrs["start_step"], exact=1)
+    return ds.assign_attrs(
+        start_step=discrete.attrs["start_step"], accuracy=discrete.attrs["accuracy"], exact=1
+    )
 
 
 def exact_discrete(
@@ -114,33 +135,33 @@ def exact_discrete(
     steps: int | Sequence[float],
     observables: Sequence[Any],
     domain: Domain,
+    accuracy: float | None = None,
 ) -> xr.Dataset:
-    """E phi of the chain, `mean` and `bound` over (step, observable); see `exact_weak_error`."""
+    """E phi of the chain, `mean` and `bound` over (step, observable); see `exact_weak_error`.
+
+    Args:
+        accuracy: the bound that is wanted; by default 1e-12, 1e-8, 1e-6 in one, two, three
+            dimensions.
+    """
     who = type(optimizer).__name__
     check_oracle(oracle)
     names = check_observables(observables)
     point = point_of(start, optimizer.sde_components, who)
-    coordinates = coordinates_of(domain, point, who)
+    coordinates = coordinates_of(domain, point, who, start)
     recorded = recorded_steps(steps)
     own = [optimizer.own_step(point.step + s) for s in recorded]
+    check_observables_period(coordinates, point, observables, names)
+    check_chain_period(coordinates, point, optimizer, oracle)
     Chain(optimizer, oracle, coordinates).check_reach(own[0], point)
 
-    def run(axes: Coordinates) -> Refinement:
-        noisy = [oracle, with_fewer_nodes(oracle), with_fewer_nodes(with_fewer_nodes(oracle))]
-        return tuple(
-            chain_expectations(optimizer, each, point, own, observables, grid)
-            for each, grid in zip(noisy, refinements(axes), strict=True)
-        )
+    def run(grids: Family, below: int, fed: Any = oracle) -> Array:
+        return chain_expectations(optimizer, fed, point, own, observables, grids.coordinates)
 
-    with np.errstate(over="ignore", invalid="ignore"):
-        results = run(coordinates)
-        other = on_the_circle(coordinates)
-        if other != coordinates and not gap(results) <= WANTED[len(coordinates)]:
-            results = min(results, run(other), key=gap)
     growth = np.array([k - own[0] for k in own], dtype=np.float64)
     clock = optimizer.time_per_step * optimizer.refinement
-    attrs = {
-        **_provenance(coordinates, point, who),
+    attrs: dict[str, Any] = {
+        **_provenance(point, who),
+        "accuracy": accuracy or ACCURACY[len(coordinates)],
         "name": str(optimizer.name),
         "time_per_step": float(optimizer.time_per_step),
         "time_per_level1_step": float(clock),
@@ -148,7 +169,14 @@ def exact_discrete(
         "hyperparameters": _text(optimizer.hyperparameters),
         "noise": oracle.noise.describe(oracle.problem),
     }
-    return _dataset(results, growth, point, recorded, clock, names, attrs)
+    families = [Family(c) for c in (coordinates, *on_the_circle(coordinates))]
+    found = converge(run, families, growth, AIM * attrs["accuracy"])
+    fewer = with_fewer_nodes(oracle)
+    if fewer is not oracle:
+        rough = [run(found.grids, 0, o) for o in (with_fewer_nodes(fewer), fewer)]
+        nodes = numerical_error([*rough, found.mean], growth)
+        found = replace(found, bound=found.bound + nodes)
+    return _dataset(found, point, recorded, clock, names, attrs)
 
 
 def exact_continuous(
@@ -157,31 +185,32 @@ def exact_continuous(
     steps: int | Sequence[float],
     observables: Sequence[Any],
     domain: Domain,
+    accuracy: float | None = None,
 ) -> xr.Dataset:
-    """E phi of the SDE, `mean` and `bound` over (step, observable); see `exact_weak_error`."""
+    """E phi of the SDE, `mean` and `bound` over (step, observable); see `exact_discrete`."""
     who = type(sde).__name__
     names = check_observables(observables)
     point = point_of(start, sde.components, who)
-    coordinates = coordinates_of(domain, point, who)
+    coordinates = coordinates_of(domain, point, who, start)
     recorded = recorded_steps(steps)
     absolute = [point.step + s for s in recorded]
-    tolerance = TOLERANCES[len(coordinates)]
+    check_observables_period(coordinates, point, observables, names)
+    check_sde_period(coordinates, point, sde)
+    tolerance = TOLERANCES[1 if is_noiseless(sde) else len(coordinates)]
 
-    def run(axes: Coordinates, accuracy: float) -> Array:
+    def run(grids: Family, below: int) -> Array:
+        precision = tolerance * (10 if below % 2 else 1)
         if is_noiseless(sde):
-            return flow_values(sde, point, absolute, observables, accuracy)
-        return Continuous(sde, axes, point, absolute[-1], accuracy).expectations(
-            absolute, observables
-        )
+            return flow_values(sde, point, absolute, observables, precision)
+        side = Continuous(sde, grids, point, absolute, precision)
+        side.check(observables, names)
+        check_box_lengths(coordinates, side.box_lengths)
+        return side.expectations(observables)
 
-    if not is_noiseless(sde):
-        Continuous(sde, coordinates, point, absolute[-1], tolerance).check(observables, names)
-    results = tuple(
-        run(axes, tolerance * 10**level) for level, axes in enumerate(refinements(coordinates))
-    )
     clock = float(sde.time_per_level1_step)
-    attrs = {
-        **_provenance(coordinates, point, who),
+    attrs: dict[str, Any] = {
+        **_provenance(point, who),
+        "accuracy": accuracy or ACCURACY[len(coordinates)],
         "name": str(getattr(getattr(sde, "description", None), "name", who)),
         "model": who,
         "time_per_step": clock,
@@ -189,96 +218,55 @@ def exact_continuous(
         "refinement": 1.0,
         "hyperparameters": _text(getattr(sde, "constants", {})),
     }
-    return _dataset(results, np.array(recorded), point, recorded, clock, names, attrs)
+    families = sde_families(coordinates)
+    found = converge(run, families, np.array(recorded), AIM * attrs["accuracy"])
+    return _dataset(found, point, recorded, clock, names, attrs)
 
 
-def refinements(coordinates: Coordinates) -> tuple[Coordinates, Coordinates, Coordinates]:
-    """The coordinates asked for, and two coarser ones to compare with."""
-    once = tuple(Coordinate(c.component, c.index, c.axis.coarser()) for c in coordinates)
-    twice = tuple(Coordinate(c.component, c.index, c.axis.coarser()) for c in once)
-    return coordinates, once, twice
-
-
-def on_the_circle(coordinates: Coordinates) -> Coordinates:
-    """The coordinates with periodic ones on the Fourier grid alone."""
-    return tuple(
-        Coordinate(c.component, c.index, c.axis.circle()) if isinstance(c.axis, Periodic) else c
+def sde_families(coordinates: Coordinates) -> list[Family]:
+    """On the line in one box, then in boxes that change with time, then around the circle."""
+    line = tuple(
+        replace(c, axis=c.axis.line()) if isinstance(c.axis, Periodic) and c.axis.box_points else c
         for c in coordinates
     )
+    circle = on_the_circle(coordinates) or (coordinates,)
+    families = [Family(line), Family(line, PIECES)] if line != coordinates else []
+    families += [Family(c) for c in circle]
+    if any(c.axis.box_is_found for c in coordinates):
+        families += [Family(c, PIECES) for c in circle]
+    return families
 
 
-def gap(results: Refinement) -> float:
-    """The largest difference of the two finest, infinite where something is not finite."""
-    difference = float(np.abs(results[0] - results[1]).max())
-    return difference if np.isfinite(difference) else np.inf
-
-
-def numerical_error(results: Refinement, growth: Array) -> Array:
-    """The bound from three refinements, `(step, observable)`.
-
-    With d the difference of the two finest, e that of the two coarsest, and r the factor by which
-    differences fall, the larger of 2 d max(1, r/(1 - r)), at most 20 d, and e/2, which guards
-    against a d that is small by chance; and at least half the other observables' bounds, in
-    units of their size. It does not fall with time: errors are carried along.
-    """
-    fine, rough, rougher = (
-        np.nan_to_num(x, nan=1e300, posinf=1e300, neginf=-1e300) for x in results
+def on_the_circle(coordinates: Coordinates) -> tuple[Coordinates, ...]:
+    """Periodic coordinates on their Fourier grids alone, where there are any with boxes too."""
+    circle = tuple(
+        replace(c, axis=c.axis.circle()) if isinstance(c.axis, Periodic) else c for c in coordinates
     )
-    scale = np.abs(fine).max(0) + np.finfo(float).tiny
-    last = np.maximum.accumulate(np.abs(fine - rough), axis=0)
-    before = np.maximum.accumulate(np.abs(rough - rougher), axis=0)
-    falls = (last / scale).max(1) / np.maximum((before / scale).max(1), np.finfo(float).tiny)
-    left = np.clip(falls / np.maximum(1 - falls, 1e-9), 1.0, SLOWEST)[:, None]
-    left = np.where((last / scale).max(1, keepdims=True) < NOTHING_LEFT, 1.0, left)
-    rounding = np.finfo(float).eps * (20 + 2 * np.sqrt(growth)[:, None]) * scale
-    bound = np.maximum(SAFETY * left * last, GUARD * before)
-    shared = 0.5 * scale * (bound / scale).max(1, keepdims=True)
-    bound = np.maximum(bound, shared) + rounding
-    bound[growth == 0] = 0.0
-    return np.asarray(bound)
-
-
-def with_fewer_nodes(thing: Any) -> Any:
-    """An oracle or noise with fewer quadrature nodes where it has any; else itself.
-
-    Nodes are recognised as a whole-number field `nodes` of a frozen dataclass, however deep.
-    """
-    changes: dict[str, Any] = {}
-    for f in dataclasses.fields(thing):
-        value = getattr(thing, f.name)
-        if f.name == "nodes" and isinstance(value, int):
-            changes[f.name] = max(2, fewer(value))
-        elif f.name in {"noise", "base", "of"} and dataclasses.is_dataclass(value):
-            smaller = with_fewer_nodes(value)
-            if smaller is not value:
-                changes[f.name] = smaller
-    return dataclasses.replace(thing, **changes) if changes else thing
+    return () if circle == coordinates else (circle,)
 
 
 def _dataset(
-    results: Refinement,
-    growth: Array,
+    found: Converged,
     point: State,
     recorded: Sequence[float],
     clock: float,
     names: Sequence[str],
     attrs: dict[str, Any],
 ) -> xr.Dataset:
-    """The exact dataset of the finest result, with its bound."""
-    fine = results[0]
-    if not np.isfinite(fine).all():
-        raise InvalidInputError(
-            "the exact expectations are not finite: the grids do not hold the dynamics. Compare "
-            "fewer steps, give more points, or use Periodic() for an angle."
-        )
-    bound = numerical_error(results, growth)
+    """The exact dataset of a converged result."""
     step = np.array([point.step + s for s in recorded])
+    domain = "; ".join(f"{c}: {c.axis}" for c in found.grids.coordinates)
     return exact_dataset(
-        mean=fine, bound=bound, step=step, time=step * clock, observables=names, attrs=attrs
+        mean=found.mean,
+        bound=found.bound,
+        step=step,
+        time=step * clock,
+        observables=names,
+        attrs={**attrs, "domain": domain},
     )
 
 
-def _provenance(coordinates: Coordinates, point: State, who: str) -> dict[str, Any]:
+def _provenance(point: State, who: str) -> dict[str, Any]:
     versions = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -287,7 +275,6 @@ def _provenance(coordinates: Coordinates, point: State, who: str) -> dict[str, A
     }
     return {
         "object": who,
-        "domain": "; ".join(f"{c}: {c.axis}" for c in coordinates),
         "start_step": float(point.step),
         "start": json.dumps({n: v.tolist() for n, v in point.components.items()}),
         "device": "cpu",

@@ -9,9 +9,9 @@ import torch
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.reference.boxes import box
-from sdeverify.reference.domain import Interval, Moving, Periodic, Positive
+from sdeverify.reference.domain import Interval, Moving, Periodic, Positive, half_width
 from sdeverify.reference.frames import Coordinates, Frame, point_frame
-from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid
+from sdeverify.reference.grids import Array, ChebyshevGrid, FourierGrid, Grid, GridError
 from sdeverify.reference.push import dense_operator, push
 from sdeverify.state import State
 
@@ -92,7 +92,7 @@ class Chain:
         for c, old in enumerate(frame.grids):
             axis, low, high = self.coordinates[c].axis, 0.0, 0.0
             if isinstance(axis, Moving | Periodic | Positive):
-                low, high = box(law, images[c], self.weights, axis.width)
+                low, high = box(law, images[c], self.weights, half_width(axis.sizes[-1]))
             grids.append(old if isinstance(old, FourierGrid) else axis.chain_grid(low, high))
         if all(g == old for g, old in zip(grids, frame.grids, strict=True)):
             return frame
@@ -167,4 +167,6 @@ def chain_expectations(
             k += 1
         step = k / optimizer.refinement
         rows.append(sweep.frame.expectations(sweep.law, step, observables))
+    if not np.isfinite(rows).all():
+        raise GridError("the exact expectations are not finite: the grids do not hold the chain.")
     return np.stack(rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -55,17 +56,19 @@ def test_an_interval_that_the_sde_leaves_is_refused() -> None:
 
 def test_too_few_points_are_refused() -> None:
     start = State(0, theta=tensor(2.0))
-    with pytest.raises(InvalidInputError, match="too coarse a grid"):
-        chain(CALM, CIRCLE, start, {"theta": Periodic(6)})
+    for axis in (Periodic(6), Periodic(8), Periodic(64, box_points=8)):
+        with pytest.raises(InvalidInputError, match="too coarse a grid.*or none at all"):
+            chain(CALM, CIRCLE, start, {"theta": axis})
     with pytest.raises(InvalidInputError, match="too coarse a grid"):
         Moving(2)
 
 
 def test_a_grid_that_does_not_resolve_an_observable_is_refused() -> None:
     sde = SGDFirstOrder.of(CALM, CIRCLE)
+    few = {"theta": Periodic(18, box_points=12)}
     wiggly = [Observable("cos 9", lambda s: torch.cos(9 * s.theta[:, 0]))]
     with pytest.raises(InvalidInputError, match=r"observable 'cos 9' is not resolved.*more points"):
-        exact_continuous(sde, State(0, theta=tensor(2.0)), 2, wiggly, {"theta": Periodic(18)})
+        exact_continuous(sde, State(0, theta=tensor(2.0)), 2, wiggly, few)
 
 
 def test_more_than_three_dimensions_are_refused() -> None:
@@ -99,6 +102,38 @@ def test_a_component_that_is_missing_is_refused_by_name() -> None:
     momentum = SGDMomentum(learning_rate=0.1, momentum=0.5)
     with pytest.raises(InvalidInputError, match="the start has no p"):
         chain(momentum, CIRCLE, State(0, theta=tensor(2.0)), {"theta": Periodic()})
+
+
+def test_a_component_that_nobody_has_is_refused_by_name() -> None:
+    domain = {"theta": Periodic(), "velocity": Moving()}
+    with pytest.raises(InvalidInputError, match=r"names velocity.*it has theta"):
+        chain(CALM, CIRCLE, State(0, theta=tensor(2.0)), domain)
+
+
+def test_what_does_not_have_the_period_of_its_axis_is_refused() -> None:
+    start, domain = State(0, theta=tensor(2.0)), {"theta": Periodic()}
+    straight = [Observable("x", lambda s: s.theta[:, 0])]
+    sde = SGDFirstOrder.of(CALM, CIRCLE)
+    with pytest.raises(InvalidInputError, match=r"observable 'x' does not have the period.*Moving"):
+        exact_discrete(CALM, CIRCLE, start, 2, straight, domain)
+    with pytest.raises(InvalidInputError, match=r"observable 'x' does not have the period.*Moving"):
+        exact_continuous(sde, start, 2, straight, domain)
+    decaying = replace(CALM, weight_decay=0.1)
+    with pytest.raises(InvalidInputError, match="the step of SGD does not have the period"):
+        chain(decaying, CIRCLE, start, domain)
+    with pytest.raises(InvalidInputError, match="drift and noise of SGDFirstOrder do not have"):
+        exact_continuous(SGDFirstOrder.of(decaying, CIRCLE), start, 2, COS, domain)
+    half = {"theta": Periodic(length=math.pi)}
+    with pytest.raises(InvalidInputError, match="period 3.14159"):
+        chain(CALM, CIRCLE, start, half)
+
+
+def test_a_grid_that_cannot_hold_the_law_is_refused_instead_of_giving_noise() -> None:
+    momentum = SGDMomentum(learning_rate=0.2, momentum=0.9)
+    start = State(0, theta=tensor(2.0), p=tensor(0.0))
+    domain = {"theta": Periodic(12, box_points=12), "p": Moving(12)}
+    with pytest.raises(InvalidInputError, match=r"too coarse a grid.*more points"):
+        chain(momentum, CIRCLE, start, domain, [60])
 
 
 def test_an_axis_for_each_parameter_is_wanted() -> None:
@@ -139,16 +174,12 @@ def test_observables_of_the_wrong_shape_or_without_names_are_refused() -> None:
 
 
 def test_a_problem_in_single_precision_is_refused() -> None:
-    from dataclasses import replace
-
     single = GradientOracle(replace(circle_problem(), dtype=torch.float32), MinibatchNoise(1))
     with pytest.raises(InvalidInputError, match="float64"):
         chain(CALM, single, State(0, theta=tensor(2.0)), {"theta": Periodic()})
 
 
-def test_widths_periods_and_intervals_without_sense_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="width"):
-        Moving(width=2)
+def test_periods_and_intervals_without_sense_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="period"):
         Periodic(length=0)
     with pytest.raises(InvalidInputError, match="low < high"):
