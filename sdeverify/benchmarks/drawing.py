@@ -91,7 +91,7 @@ def our_loop(
     dtype: torch.dtype,
     steps: int,
     device: str = "cpu",
-    normals: torch.dtype | None = NORMALS,
+    normals: torch.dtype = NORMALS,
     **options: Any,
 ) -> Work:
     """The whole ensemble, step by step, without observables; `options` are the stepper's."""
@@ -99,7 +99,7 @@ def our_loop(
     start = _start(dtype, device)
 
     def work() -> None:
-        for _ in stepper.run(start, steps, _streams(dtype, device, normals)):
+        for _ in stepper.run(start, steps, _streams(normals, device)):
             pass
 
     return work
@@ -109,7 +109,7 @@ def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | No
     device = effort.device
     sde, start = ornstein_uhlenbeck(dtype, device), _start(dtype, device)
     end = torch.tensor([0.0, steps], dtype=torch.float64)
-    streams = partial(_streams, dtype, device, None)
+    streams = partial(_streams, dtype, device)
     works: dict[str, Work] = {
         "bare": partial(bare, dtype, steps, device),
         ALONE: lambda: sdeint(PlainModel(), start.theta, end, dt=1.0, method="euler"),
@@ -117,7 +117,7 @@ def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | No
         SOLVE: our_loop(dtype, steps, device),
     }
     if dtype != NORMALS:
-        works[DOUBLE] = our_loop(dtype, steps, device, None)
+        works[DOUBLE] = our_loop(dtype, steps, device, dtype)
     seconds = interleaved(works, effort)
     return [seconds[c] / seconds["bare"] if c in seconds else None for c in COLUMNS]
 
@@ -126,5 +126,5 @@ def _start(dtype: torch.dtype, device: str) -> State:
     return State(0, theta=torch.zeros(REPLICAS, DIMENSIONS, dtype=dtype, device=device))
 
 
-def _streams(dtype: torch.dtype, device: str, normals: torch.dtype | None) -> Streams:
-    return Streams(0, "brownian", [Block(0, REPLICAS)], device, dtype, normals)
+def _streams(normals: torch.dtype, device: str) -> Streams:
+    return Streams(0, "brownian", [Block(0, REPLICAS)], device, normals)

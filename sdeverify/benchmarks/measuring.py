@@ -25,8 +25,8 @@ class Effort:
         device: where the tensors live.
     """
 
-    rounds: int = 7
-    seconds: float = 3.0
+    rounds: int = 9
+    seconds: float = 5.0
     patience: float = 15.0
     quick: bool = False
     device: str = "cpu"
