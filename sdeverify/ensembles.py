@@ -96,7 +96,7 @@ def solve(
         start, steps, observables, replicas, seed, block_size, keep_replicas, memory: as in
             `simulate`; here `steps` are whole numbers.
 
-    Normals are drawn in single precision, whatever the problem's: that costs a fifth in double
+    Increments are drawn in single precision, whatever the problem's: that costs a fifth of double
     precision and changes the variance of an increment by 5.5e-7 of itself.
 
     Returns:

@@ -31,7 +31,7 @@ from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
 
 BLOCK_SIZE = 128
 NORMALS = torch.float32
-"""The precision in which a path's normals are drawn, whatever the state's; see `Streams`."""
+"""The precision in which a path's increments are drawn, whatever the state's; see `Streams`."""
 
 
 def chain_job(
@@ -104,7 +104,7 @@ def path_job(
     last = int(max(recorded))
 
     def run_block(block: Block) -> NDArray[np.float64]:
-        streams = Streams(seed, "brownian", [block], problem.device, problem.dtype, NORMALS)
+        streams = Streams(seed, "brownian", [block], problem.device, NORMALS)
         path = stepper.run(point.expand(block.wanted), last, streams)
         wanted = (states for k, states in enumerate(path) if k in recorded)
         return np.stack(

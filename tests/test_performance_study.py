@@ -127,7 +127,7 @@ def synthetic(page: ModuleType, missed: bool, change: float) -> object:
     """Findings with one number of each kind."""
     section = Section(
         "A table", "a unit", ("net",), ("x", "y"), (Case(("small",), lambda: (1.0, None)),),
-        {"small": (Goal(1.0), None)},
+        {"small": {"x": Goal(1.0)}},
     )  # fmt: skip
     value = 1.5 if missed else 0.5
     return page.Findings(

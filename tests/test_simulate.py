@@ -131,3 +131,28 @@ def test_bad_arguments_are_refused_before_any_work(small_oracle: GradientOracle)
         solve(derive(RMSprop(learning_rate=0.1), small_oracle), State(3, theta=THETA), 3, watch)
     with pytest.raises(InvalidInputError, match="one number a replica"):
         simulate(optimizer, small_oracle, THETA, 3, [Observable("bad", lambda s: s.theta)])
+
+
+@pytest.mark.parametrize("subsample", [0, 3])
+def test_a_path_in_double_precision_has_the_increments_of_one_in_single_precision(
+    subsample: int,
+) -> None:
+    """Two independent Brownian paths would differ by the noise, of size 0.1 here."""
+    ends = []
+    for dtype in (torch.float32, torch.float64):
+        a = torch.tensor([[1.0, 0.3], [-0.5, 1.0], [0.2, -1.0], [0.7, 0.7]], dtype=dtype)
+        problem = FunctionProblem(lambda x, a=a: ((x - a) ** 2).sum(1), 2, 4, dtype)
+        sde = derive(SGD(learning_rate=0.1), GradientOracle(problem, MinibatchNoise(1)))
+        path = solve(
+            sde,
+            torch.zeros(2, dtype=dtype),
+            5,
+            [measures.coordinate(0)],
+            replicas=32,
+            subsample=subsample,
+            keep_replicas=True,
+        )
+        assert path.attrs["dtype"] == str(dtype).removeprefix("torch.")
+        ends.append(path["replicas"].values[:, :, -1, 0])
+    assert ends[0].std() > 0.05
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-5)

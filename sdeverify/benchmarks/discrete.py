@@ -50,8 +50,8 @@ def discrete_section(effort: Effort) -> Section:
             for n in replicas
         ),
         goals={
-            "MLP 64-64-10": (Goal(9, False), Goal(12, False)),
-            "MLP 64-16-10": (Goal(20, False), Goal(30, False)),
+            "MLP 64-64-10": {"SGD": Goal(9, False), "Adam": Goal(12, False)},
+            "MLP 64-16-10": {"SGD": Goal(20, False), "Adam": Goal(30, False)},
         },
     )
 

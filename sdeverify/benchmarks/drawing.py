@@ -27,18 +27,14 @@ DIMENSIONS = 8
 RATE = 1e-3
 SIGMA = 0.5
 
-COLUMNS = (
-    "torchsde alone",
-    "torchsde, our Brownian motion",
-    "our loop, normals in the state's precision",
-    "our loop, as sv.solve runs it",
-)
+ALONE, OURS = "torchsde alone", "torchsde, our Brownian motion"
+DOUBLE, SOLVE = "our loop, normals in the state's precision", "our loop, as sv.solve runs it"
+COLUMNS = (ALONE, OURS, DOUBLE, SOLVE)
 
 
 def drawing_section(effort: Effort) -> Section:
     """float32 and float64."""
     steps = 50 if effort.quick else 1000
-    ours = {"float32": Goal(1.25), "float64": Goal(0.3)}
     return Section(
         title=f"{REPLICAS:,} replicas × {DIMENSIONS} dimensions × {steps:,} steps",
         unit="the bare drawing of the normals, in place, in the state's precision",
@@ -48,7 +44,7 @@ def drawing_section(effort: Effort) -> Section:
             Case((str(dtype).removeprefix("torch."),), partial(_measured, dtype, steps, effort))
             for dtype in (torch.float32, torch.float64)
         ),
-        goals={name: (None, None, None, goal) for name, goal in ours.items()},
+        goals={"float32": {SOLVE: Goal(1.25)}, "float64": {SOLVE: Goal(0.3)}},
     )
 
 
@@ -92,14 +88,18 @@ def bare(dtype: torch.dtype, steps: int, device: str = "cpu") -> None:
 
 
 def our_loop(
-    dtype: torch.dtype, steps: int, device: str = "cpu", normals: torch.dtype | None = NORMALS
+    dtype: torch.dtype,
+    steps: int,
+    device: str = "cpu",
+    normals: torch.dtype = NORMALS,
+    **options: Any,
 ) -> Work:
-    """The whole ensemble, step by step, without observables."""
-    stepper = EulerMaruyama(ornstein_uhlenbeck(dtype, device), (1,), FullBatch())
+    """The whole ensemble, step by step, without observables; `options` are the stepper's."""
+    stepper = EulerMaruyama(ornstein_uhlenbeck(dtype, device), (1,), FullBatch(), **options)
     start = _start(dtype, device)
 
     def work() -> None:
-        for _ in stepper.run(start, steps, _streams(dtype, device, normals)):
+        for _ in stepper.run(start, steps, _streams(normals, device)):
             pass
 
     return work
@@ -109,23 +109,22 @@ def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | No
     device = effort.device
     sde, start = ornstein_uhlenbeck(dtype, device), _start(dtype, device)
     end = torch.tensor([0.0, steps], dtype=torch.float64)
-    streams = partial(_streams, dtype, device, None)
+    streams = partial(_streams, dtype, device)
     works: dict[str, Work] = {
         "bare": partial(bare, dtype, steps, device),
-        "alone": lambda: sdeint(PlainModel(), start.theta, end, dt=1.0, method="euler"),
-        "ours": lambda: integrate_with_torchsde(sde, start, 1, steps, streams()),
-        "solve": our_loop(dtype, steps, device),
+        ALONE: lambda: sdeint(PlainModel(), start.theta, end, dt=1.0, method="euler"),
+        OURS: lambda: integrate_with_torchsde(sde, start, 1, steps, streams()),
+        SOLVE: our_loop(dtype, steps, device),
     }
     if dtype != NORMALS:
-        works["same"] = our_loop(dtype, steps, device, None)
+        works[DOUBLE] = our_loop(dtype, steps, device, dtype)
     seconds = interleaved(works, effort)
-    ratios = {name: value / seconds["bare"] for name, value in seconds.items()}
-    return [ratios.get(name) for name in ("alone", "ours", "same", "solve")]
+    return [seconds[c] / seconds["bare"] if c in seconds else None for c in COLUMNS]
 
 
 def _start(dtype: torch.dtype, device: str) -> State:
     return State(0, theta=torch.zeros(REPLICAS, DIMENSIONS, dtype=dtype, device=device))
 
 
-def _streams(dtype: torch.dtype, device: str, normals: torch.dtype | None) -> Streams:
-    return Streams(0, "brownian", [Block(0, REPLICAS)], device, dtype, normals)
+def _streams(normals: torch.dtype, device: str) -> Streams:
+    return Streams(0, "brownian", [Block(0, REPLICAS)], device, normals)

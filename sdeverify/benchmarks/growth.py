@@ -46,7 +46,7 @@ def growth_section(effort: Effort) -> Section:
         headings=("twice the",),
         columns=tuple(form.name for form in FORMS),
         cases=tuple(Case((name,), partial(_growth, size, effort)) for name, size in TWICE.items()),
-        goals={name: (Goal(1.05),) * len(FORMS) for name in TWICE},
+        goals={name: {form.name: Goal(1.05) for form in FORMS} for name in TWICE},
     )
 
 

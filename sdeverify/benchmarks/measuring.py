@@ -25,8 +25,8 @@ class Effort:
         device: where the tensors live.
     """
 
-    rounds: int = 7
-    seconds: float = 3.0
+    rounds: int = 9
+    seconds: float = 5.0
     patience: float = 15.0
     quick: bool = False
     device: str = "cpu"
@@ -103,7 +103,7 @@ class Section:
         headings: of the labels.
         columns: of the values.
         cases: the rows.
-        goals: a row of goals, one for each column, by the first label of the rows that it is for.
+        goals: by the first label of the rows that they are for, then by column.
     """
 
     title: str
@@ -111,12 +111,11 @@ class Section:
     headings: tuple[str, ...]
     columns: tuple[str, ...]
     cases: tuple[Case, ...]
-    goals: Mapping[str, tuple[Goal | None, ...]]
+    goals: Mapping[str, Mapping[str, Goal]]
 
     def goal(self, labels: Sequence[str], column: int) -> Goal | None:
         """The goal of one value, where it has one."""
-        row = self.goals.get(labels[0])
-        return None if row is None else row[column]
+        return self.goals.get(labels[0], {}).get(self.columns[column])
 
 
 def figure(value: float) -> str:

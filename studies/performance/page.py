@@ -41,7 +41,7 @@ INTRODUCTION = """
 Written by `python studies/performance/run.py`, with all its numbers. `sdeverify bench` measures
 the tables of this page on your machine, `sdeverify bench --quick` in about half a minute.
 
-Numbers are ratios within one process, the works taking turns, medians of up to 7 rounds; where a
+Numbers are ratios within one process, the works taking turns, medians of up to 9 rounds; where a
 first turn takes over 15 seconds there is no second. The goal stands behind the number, and ✗ marks
 one that is missed.
 
@@ -176,7 +176,8 @@ errors, in standard errors of the weak error.
 
 {verdict}
 
-A path's normals are drawn in float32 whatever the state's precision. Their law, enumerated: the
+A path's increments are drawn in float32 whatever the state's precision. The normals' law,
+enumerated: the
 variance is {second:.1e} below 1, the fourth moment {fourth:.0e} of itself below 3, and none is
 beyond 5.77 standard deviations. An SDE's error from its variance is then that of a noise scale
 that is off by {second / 2:.0e} of itself.
