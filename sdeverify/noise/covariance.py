@@ -97,7 +97,7 @@ class SampleCovariance(Covariance):
         with_variance: bool,
     ) -> GradientValues:
         n = problem.samples
-        weights = dt / n + (intensity / math.sqrt(n)) * centred(dW)
+        weights = centred(dW).mul_(intensity / math.sqrt(n)).add_(dt / n)
         if not with_variance:
             return GradientValues(problem.weighted_gradient(theta, weights), None, None)
         moments = problem.weighted_moments(theta, weights)
@@ -218,6 +218,6 @@ def diagonal(mean: Tensor, second: Tensor) -> Tensor:
 
     A difference within rounding of the second moment is 0: constant inputs have no noise.
     """
-    difference = second - mean.square()
-    floor = 8 * torch.finfo(second.dtype).eps * second
-    return torch.where(difference > floor, difference, torch.zeros_like(difference))
+    difference = torch.addcmul(second, mean, mean, value=-1)
+    floor = second * (8 * torch.finfo(second.dtype).eps)
+    return difference.masked_fill_(difference <= floor, 0.0)

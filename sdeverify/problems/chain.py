@@ -131,7 +131,7 @@ class DenseChain:
                 scratch = b * weights.unsqueeze(1)
                 self._write(out.weighted, layer, scratch, a)
                 self._write(out.mean, layer, b, a)
-                self._write(out.second, layer, scratch.copy_(b).square_(), a.square())
+                self._write(out.second, layer, torch.mul(b, b, out=scratch), a.square())
         return out
 
     def formed(self, theta: Float[Tensor, " param"]) -> int:

@@ -20,7 +20,7 @@ class Gate(NamedTuple):
 
 
 Stage = Callable[[Float[Tensor, "replica in n"]], Gate]
-"""Passes a stage, whose input may be overwritten."""
+"""Passes a stage, whose input may be overwritten; so may be the signal that comes back."""
 
 
 def stage_of(modules: nn.Sequential) -> Stage:
@@ -35,12 +35,14 @@ def stage_of(modules: nn.Sequential) -> Stage:
 
 def _tanh(z: Tensor) -> Gate:
     h = z.tanh_()
-    return Gate(h, lambda signal: torch.ops.aten.tanh_backward(signal, h))
+    slope = torch.ops.aten.tanh_backward.grad_input
+    return Gate(h, lambda signal: slope(signal, h, grad_input=signal))
 
 
 def _relu(z: Tensor) -> Gate:
     h = z.relu_()
-    return Gate(h, lambda signal: torch.ops.aten.threshold_backward(signal, h, 0))
+    slope = torch.ops.aten.threshold_backward.grad_input
+    return Gate(h, lambda signal: slope(signal, h, 0, grad_input=signal))
 
 
 @dataclass(frozen=True)

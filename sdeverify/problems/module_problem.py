@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -64,11 +64,9 @@ class ModuleProblem(Problem):
         data = samples.to(device, dtype)
         reference = reference.to(device, dtype)
         moved = copy.deepcopy(loss).to(device, dtype) if isinstance(loss, nn.Module) else loss
-        fixed = fixed_values(net, layout, device, dtype)
-        model = FunctionalModel(net, layout, fixed, moved, dtype)
-        outputs = trial_outputs(model, reference, data)
-        chosen = fast_loss(moved, outputs, data.data.targets)
-        model = FunctionalModel(net, layout, fixed, chosen, dtype)
+        model = FunctionalModel(net, layout, fixed_values(net, layout, device, dtype), moved, dtype)
+        chosen = fast_loss(moved, trial_outputs(model, reference, data), data.data.targets)
+        model = replace(model, loss=chosen)
         return cls(model, data, loss, reference, Chunks.on(device, memory), compiled)
 
     @property
@@ -140,7 +138,7 @@ class ModuleProblem(Problem):
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n))
         with torch.no_grad():
-            for replicas, part in self._cut(theta, n, self._cost):
+            for replicas, part in self.chunks.cut(len(theta), n, self._cost):
                 batch = self.data.batch(indices, replicas, part)
                 out[replicas, part] = self._general.losses(theta[replicas], batch)
         return out
@@ -150,7 +148,7 @@ class ModuleProblem(Problem):
         self._check(theta, None, None)
         rows: dict[int, list[Tensor]] = {}
         with torch.no_grad():
-            for replicas, part in self._cut(theta, self.samples, self._cost):
+            for replicas, part in self.chunks.cut(len(theta), self.samples, self._cost):
                 batch = self.data.batch(None, replicas, part)
                 piece = self._general.outputs(theta[replicas], batch)
                 rows.setdefault(replicas.start, []).append(piece)
@@ -179,7 +177,7 @@ class ModuleProblem(Problem):
         n = self._check(theta, weights, indices)
         weights = weights.to(self.dtype)
         out = torch.empty_like(theta)
-        for replicas, part in self._cut(theta, n, self._cost):
+        for replicas, part in self.chunks.cut(len(theta), n, self._cost):
             batch = self.data.batch(indices, replicas, part)
             piece = self._gradients.weighted(theta[replicas], weights[replicas, part], batch)
             if len(piece) == len(theta) and part.stop - part.start == n:
@@ -195,12 +193,15 @@ class ModuleProblem(Problem):
     ) -> WeightedMoments:
         n = self._check(theta, weights, indices)
         weights = weights.to(self.dtype)
-        out = WeightedMoments(*(torch.zeros_like(theta) for _ in range(3)))
-        for replicas, part in self._cut(theta, n, self._moments_cost):
+        out = WeightedMoments(*(torch.empty_like(theta) for _ in range(3)))
+        for replicas, part in self.chunks.cut(len(theta), n, self._moments_cost):
             batch = self.data.batch(indices, replicas, part)
             sums = self._moments.sums(theta[replicas], weights[replicas, part], batch)
+            if len(sums.mean) == len(theta) and part.stop - part.start == n:
+                out = sums
+                break
             for total, piece in zip(out, sums, strict=True):
-                total[replicas] += piece
+                total[replicas] = piece if part.start == 0 else total[replicas] + piece
         return WeightedMoments(out.weighted, out.mean.div_(n), out.second.div_(n))
 
     def per_sample_gradients(
@@ -210,7 +211,7 @@ class ModuleProblem(Problem):
     ) -> Float[Tensor, "replica n param"]:
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n, self.dim))
-        for replicas, part in self._cut(theta, n, self._per_sample_cost):
+        for replicas, part in self.chunks.cut(len(theta), n, self._per_sample_cost):
             batch = self.data.batch(indices, replicas, part)
             out[replicas, part] = self._general.per_sample(theta[replicas], batch)
         return out
@@ -222,15 +223,12 @@ class ModuleProblem(Problem):
         gradient = self.gradient(theta)
         out = torch.zeros_like(theta)
         cost = Cost(2 * self._saved.replica, 4 * self._saved.sample)
-        for replicas, part in self._cut(theta, n, cost):
+        for replicas, part in self.chunks.cut(len(theta), n, cost):
             batch = self.data.batch(None, replicas, part)
             out[replicas] += self._general.hessian_product(
                 theta[replicas], gradient[replicas], batch
             )
         return out.div_(n)
-
-    def _cut(self, theta: Tensor, samples: int, cost: Cost) -> Iterator[tuple[slice, slice]]:
-        return self.chunks.cut(len(theta), samples, cost)
 
     def _check(self, theta: Tensor, weights: Tensor | None, indices: Tensor | None) -> int:
         """Shapes and dtype; returns the number of samples of each replica."""

@@ -71,15 +71,18 @@ class Adam(AdaptiveSDE):
             )
         gamma1, gamma2 = (_one_minus_exp(c, t) for c in (self.c1, self.c2))
         root = gamma2**0.5
-        update = (root / gamma1) * y["m"] / (self.sigma0 * y["u"].sqrt() + self.epsilon0 * root)
-        return -self.ratio(t) * (update + self.decay0 * y["theta"])
+        scale = (self.sigma0 * y["u"].sqrt()).add_(self.epsilon0 * root)
+        update = (y["m"] / scale).mul_(-self.ratio(t) * (root / gamma1))
+        if isinstance(self.decay0, Tensor) or self.decay0 != 0:
+            update.sub_((self.ratio(t) * self.decay0) * y["theta"])
+        return update
 
     def rest(
         self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         return {
             "theta": self.direction(t, y),
-            "m": self.c1 * (self.decay(y) - y["m"]),
+            "m": (self.decay(y) - y["m"]).mul_(self.c1),
             "u": self.drift_of_u(y, mean, variance),
         }
 

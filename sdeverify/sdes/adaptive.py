@@ -52,7 +52,7 @@ class AdaptiveSDE(GradientSDE, ABC):
         target = variance
         if self.signal:
             target = variance + self.signal * (mean + self.decay(y)).square()
-        return self.c2 * (target - y["u"])
+        return (target - y["u"]).mul_(self.c2)
 
     @property
     def shared_constants(self) -> Mapping[str, PerParameter]:

@@ -47,9 +47,10 @@ class RMSprop(AdaptiveSDE):
     def constants(self) -> Mapping[str, PerParameter]:
         return self.shared_constants
 
-    def preconditioner(self, t: float, y: Components) -> Tensor:
-        """The factor ratio/P in front of the gradient."""
-        return self.ratio(t) / (self.sigma0 * y["u"].sqrt() + self.epsilon0)
+    def descent(self, t: float, y: Components, gradient: Tensor) -> Tensor:
+        """-(ratio/P) gradient."""
+        scale = (self.sigma0 * y["u"].sqrt()).add_(self.epsilon0)
+        return (gradient / scale).mul_(-self.ratio(t))
 
     def rest(
         self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
@@ -57,13 +58,13 @@ class RMSprop(AdaptiveSDE):
         change = {"u": self.drift_of_u(y, mean, variance)}
         decay = self.decay(y)
         if isinstance(decay, Tensor):
-            change["theta"] = -self.preconditioner(t, y) * decay
+            change["theta"] = self.descent(t, y, decay)
         return change
 
     def inject(
         self, t: float, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
-        return {"theta": -self.preconditioner(t, y) * increment}
+        return {"theta": self.descent(t, y, increment)}
 
     @property
     def description(self) -> Description:

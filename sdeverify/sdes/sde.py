@@ -186,11 +186,13 @@ class GradientSDE(SDE):
     ) -> dict[str, Tensor]:
         """One Euler-Maruyama step with a gradient increment over dt that is already there."""
         rest = self.rest(t, y, values.mean, values.variance)
-        moved = dict(y)
-        for name, change in self.inject(t, y, values.increment).items():
-            moved[name] = moved[name] + change
+        kick = self.inject(t, y, values.increment)
+        moved = dict(y) | {name: y[name] + change for name, change in kick.items()}
         for name, change in rest.items():
-            moved[name] = torch.add(moved[name], change, alpha=dt)
+            if name in kick:
+                moved[name].add_(change, alpha=dt)
+            else:
+                moved[name] = torch.add(y[name], change, alpha=dt)
         return moved
 
     def _sum(self, state: Components, *parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

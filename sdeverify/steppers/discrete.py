@@ -10,11 +10,8 @@ import torch
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.rng import Streams
-from sdeverify.shapes import Tensor
 from sdeverify.state import State
-
-CACHE = 3 << 19
-"""Bytes of one component's replicas that are stepped together on a CPU (measured on MLPs)."""
+from sdeverify.steppers.groups import CACHE, groups_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Chain:
         k = optimizer.own_step(start.step)
         stops = [optimizer.own_step(start.step + s) for s in steps]
         whole = optimizer.from_sde(start, oracle)
-        groups = self._groups(whole["theta"])
+        groups = groups_of(whole["theta"], self.cache)
         ys = [{name: value[group] for name, value in whole.items()} for group in groups]
         for step, stop in zip(steps, stops, strict=True):
             while k < stop:
@@ -53,10 +50,3 @@ class Chain:
             y = {name: torch.cat([part[name] for part in ys]) for name in whole}
             state = optimizer.to_sde(k, y, oracle)
             yield State(start.step + step, **state.components)
-
-    def _groups(self, theta: Tensor) -> list[slice]:
-        """All replicas, evenly cut."""
-        replicas, size = len(theta), theta[:1].numel() * theta.element_size()
-        most = max(1, self.cache // max(size, 1)) if theta.device.type == "cpu" else replicas
-        each = -(-replicas // -(-replicas // most)) if replicas else 1
-        return [slice(i, i + each) for i in range(0, replicas, each)]

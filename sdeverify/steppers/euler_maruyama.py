@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
+
 from sdeverify.errors import InvalidInputError
 from sdeverify.rng import Streams
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Tensor
 from sdeverify.state import State
+from sdeverify.steppers.groups import CACHE, groups_of
 from sdeverify.steppers.increments import Increment, Increments
 
 
@@ -18,15 +21,19 @@ from sdeverify.steppers.increments import Increment, Increments
 class EulerMaruyama:
     """Moves an ensemble by y+ = y + f dt + g dW, the increment being one weighted gradient.
 
+    On a CPU the replicas of a step are taken in groups whose state stays in the cache.
+
     Args:
         sde: the SDE.
         substeps: integrator steps in one level-1 step, ascending, each a divisor of the last.
         increments: full batch or sub-sampled.
+        cache: bytes of one component that are stepped together.
     """
 
     sde: GradientSDE
     substeps: Sequence[int]
     increments: Increments
+    cache: int = CACHE
 
     def __post_init__(self) -> None:
         steps = list(self.substeps)
@@ -62,7 +69,19 @@ class EulerMaruyama:
     def _one_step(
         self, step: float, ys: list[dict[str, Tensor]], drawn: list[Increment]
     ) -> list[dict[str, Tensor]]:
-        return [self._cross(step, y, s, drawn) for y, s in zip(ys, self.substeps, strict=True)]
+        groups = groups_of(ys[0]["theta"], self.cache)
+        parts = [
+            [
+                self._cross(
+                    step, {n: v[own] for n, v in y.items()}, s, [d.part(own) for d in drawn]
+                )
+                for y, s in zip(ys, self.substeps, strict=True)
+            ]
+            for own in groups
+        ]
+        if len(groups) == 1:
+            return parts[0]
+        return [{n: torch.cat([p[i][n] for p in parts]) for n in y} for i, y in enumerate(ys)]
 
     def _cross(
         self, step: float, y: dict[str, Tensor], substeps: int, drawn: list[Increment]

@@ -34,6 +34,11 @@ class Increment(NamedTuple):
     noise: Tensor
     indices: Tensor | None
 
+    def part(self, replicas: slice) -> Increment:
+        """The increment of some of the replicas."""
+        own = None if self.indices is None else self.indices[replicas]
+        return Increment(self.dt, self.noise[replicas], own)
+
 
 class Increments(ABC):
     """Draws, merges and evaluates increments."""
@@ -191,7 +196,7 @@ class Subsampled(Increments):
             return GradientValues(weighted, None, None)
         moments = problem.weighted_moments(theta, weights, increment.indices)
         n = weights.shape[1]
-        variance = diagonal(moments.mean, moments.second) * (n / (n - 1))
+        variance = diagonal(moments.mean, moments.second).mul_(n / (n - 1))
         return GradientValues(moments.weighted, moments.mean, variance)
 
 

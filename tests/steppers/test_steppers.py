@@ -154,6 +154,26 @@ def test_a_chain_does_not_depend_on_how_its_replicas_are_grouped(
         assert len(set(ends[0][-1].theta[:, 0].tolist())) == 7
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.name)
+def test_a_path_does_not_depend_on_how_its_replicas_are_grouped(
+    optimizer: Optimizer, small_oracle: GradientOracle
+) -> None:
+    sde = derive(optimizer, small_oracle)
+    start = start_of(sde.components, 7)
+    for increments in (FullBatch(), FullBatch(one_gradient=True), Subsampled(5)):
+        ends = [
+            list(EulerMaruyama(sde, (1, 2), increments, cache).run(start, 3, streams(7)))[-1]
+            for cache in (1, 50, 80, 1 << 20)
+        ]
+        for end in ends[1:]:
+            for a, b in zip(ends[0], end, strict=True):
+                for name in sde.components:
+                    torch.testing.assert_close(
+                        getattr(a, name), getattr(b, name), rtol=1e-12, atol=0.0
+                    )
+        assert len(set(ends[0][-1].theta[:, 0].tolist())) == 7
+
+
 def test_bad_steps_and_subsets_are_refused_before_any_work(small_oracle: GradientOracle) -> None:
     sde = derive(OPTIMIZERS[0], small_oracle)
     for substeps in ((), (0,), (4, 2), (2, 3)):
