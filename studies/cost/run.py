@@ -51,8 +51,8 @@ def sizes_of(name: str, scale: float) -> Sizes:
     """Replicas; on the circle only variances are measured."""
     if name.startswith("circle"):
         return Sizes(*(int(4096 * scale) for _ in range(5)))
-    finest = 256 if "RMSprop" in name else 2048
-    return Sizes(*(int(n * scale) for n in (4096, finest, 4096, 4096, 256)))
+    many, finest = (3072, 192) if "RMSprop" in name else (4096, 2048)
+    return Sizes(*(int(n * scale) for n in (many, finest, many, many, 256)))
 
 
 def case(arguments: tuple[str, float]) -> Case:
