@@ -104,8 +104,8 @@ spreads (95%, all samples, common paths), and what the extrapolation may leave i
 run itself; dt of 1 and 1/2 serve errors from about 0.1 on, for half the cost. A quarter of the
 error takes half the dt. SVAG levels combined have the smallest bias by far where it is exact, but
 their variance costs more than any precision that is ordinarily wanted gives back; their use is that
-they need nothing but the optimizer. The one-gradient form saves time at a fixed dt over all samples,
-not against subsets. `sv.plan` chooses so, and `solve` and `verify` follow it.
+they need nothing but the optimizer. The one-gradient form saves time at a fixed dt over all
+samples, not against subsets. `sv.plan` chooses so, and `solve` and `verify` follow it.
 """
 
 
