@@ -137,7 +137,7 @@ def _levels(ordered: Sequence[xr.Dataset], variance: Array) -> dict[str, Any]:
     for rung, chain in enumerate(ordered):
         sampled = "block_mean" in chain
         replicas.append(float(chain["block_count"].sum()) if sampled else 0.0)
-        seeds.append(int(chain.attrs["seed"]) if sampled else -1)
+        seeds.append(int(chain.attrs.get("seed", -1)))
         if sampled:
             own = block_residuals(chain, chain["block_mean"].transpose(BLOCK, *DIMS))
             residuals.append(own)

@@ -92,12 +92,13 @@ def _levels(ds: xr.Dataset) -> dict[str, Ensemble]:
     for i, rung in enumerate(ds["rung"].values):
         blocks = residuals[owner == rung]
         if len(blocks):
+            seed = int(ds["level_seed"][i])
             found[str(ds["level_id"].values[i])] = Ensemble(
                 float(ds["weight"][i]),
                 ds["level_variance"].transpose("rung", *DIMS).values[i],
                 blocks,
                 float(ds["level_replicas"][i]),
-                int(ds["level_seed"][i]),
+                seed if seed >= 0 else None,
             )
     return found
 

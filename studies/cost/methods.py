@@ -104,17 +104,17 @@ def measured(setting: Setting, sizes: Sizes, done: Any) -> Ensembles:
         replicas = sizes.finest_level if level == LEVELS[-1] else sizes.level
         levels[level] = level_run(setting, level, replicas, next(seed))
         done(f"level {level}")
-    coarse = path_run(setting, COARSE, sizes.coarse_reference, next(seed))
+    coarse = path_run(setting, COARSE, sizes.coarse_reference, next(seed), subsample=0)
     done("reference, coarse")
     common = next(seed)
-    fine = path_run(setting, REFERENCE, sizes.fine_reference, common)
+    fine = path_run(setting, REFERENCE, sizes.fine_reference, common, subsample=0)
     done("reference, fine")
     forms: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
         subset_name(2 * b, b, PAIR): (PAIR, {"subsample": 2 * b}),
         subset_name(2 * b, b, COARSE): (COARSE, {"subsample": 2 * b}),
     }
     if b >= 4:
-        forms[subset_name(b, b, PAIR)] = (PAIR, {"subsample": b})
+        forms |= {subset_name(b, b, pair): (pair, {"subsample": b}) for pair in (PAIR, COARSE)}
     paths: dict[str, tuple[Run, tuple[int, int]]] = {}
     for name, (substeps, form) in forms.items():
         paths[name] = path_run(setting, substeps, sizes.path, next(seed), **form), substeps

@@ -4,13 +4,14 @@
 
 SGD and RMSprop, on the circle, where biases are exact, and on handwritten digits, where they come
 from a long reference run. Writes report.md and figures/cost.svg beside this file, or under
---output. `--scale` multiplies all numbers of replicas.
+--output. The docs show the figure too. `--scale` multiplies all numbers of replicas.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -27,6 +28,8 @@ import sdeverify as sv
 from sdeverify import measures
 from sdeverify.problems.digits import digits_problem
 
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs" / "figures"
 CASES = ("circle, SGD", "circle, RMSprop", "digits, SGD", "digits, RMSprop")
 HEAVIEST_FIRST = (3, 2, 1, 0)
 
@@ -51,8 +54,8 @@ def sizes_of(name: str, scale: float) -> Sizes:
     """Replicas; on the circle only variances are measured."""
     if name.startswith("circle"):
         return Sizes(*(int(4096 * scale) for _ in range(5)))
-    finest = 256 if "RMSprop" in name else 2048
-    return Sizes(*(int(n * scale) for n in (4096, finest, 4096, 4096, 256)))
+    many, finest = (3072, 192) if "RMSprop" in name else (4096, 2048)
+    return Sizes(*(int(n * scale) for n in (many, finest, many, many, 256)))
 
 
 def case(arguments: tuple[str, float]) -> Case:
@@ -93,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of replicas")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--output", type=Path, default=HERE)
     parser.add_argument("--redraw", action="store_true", help="from results.json, without work")
     options = parser.parse_args()
     results = options.output / "results.json"
@@ -103,7 +106,10 @@ def main() -> None:
             found = {each.name: each for each in pool.imap_unordered(case, work, chunksize=1)}
         save([found[name] for name in CASES], results)
     cases = load(results)
-    figure(cases, options.output / "figures" / "cost.svg")
+    drawn = options.output / "figures" / "cost.svg"
+    figure(cases, drawn)
+    if options.output == HERE:
+        shutil.copy(drawn, DOCS)
     command = "python studies/cost/run.py"
     if options.scale != 1:
         command += f" --scale {options.scale:g}"

@@ -3,12 +3,13 @@
     python studies/views/run.py [--replicas 1024]
 
 SGD and Adam, the latter with and without the signal in its SDE, on a 64-16-10 tanh network. Writes
-report.md and figures/views.svg beside this file, or under --output.
+report.md and figures/views.svg beside this file, or under --output. The docs show the figure too.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from sdeverify import measures
 from sdeverify.problems.digits import digits_problem
 from sdeverify.report.style import CHAIN, MUTED, SDE, heading, panels, style
 
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs" / "figures"
 STEPS, WARM, BATCH = 20, 60, 8
 PARTS = {"total": (MUTED, "-"), "non-Gaussianity": (SDE, "-"), "time discretisation": (CHAIN, "-")}
 FINER = {"SVAG level 2": "#0e7c66", "SVAG level 4": "#6cc0a8"}
@@ -71,7 +74,7 @@ def figure(found: Mapping[str, xr.Dataset], path: Path) -> None:
         for panel, (case, name) in zip(made, places, strict=True):
             (axes,) = panel.axes
             _panel(axes, found[case].sel(observable=name))
-            heading(axes, f"{case}: {name.replace('_', ' ')}")
+            heading(axes, name.replace("_", " "), case)
             if panel.leftmost:
                 axes.set_ylabel("gap to the SDE, in spreads")
             if panel.lowest:
@@ -93,9 +96,10 @@ def _panel(axes: Axes, ds: xr.Dataset) -> None:
         )
         width = 2.2 if part == "total" else 1.4
         axes.plot(step, value, color=colour, linestyle=line, linewidth=width, label=part)
-        axes.fill_between(
-            step, value - 2 * error, value + 2 * error, color=colour, alpha=0.15, linewidth=0
-        )
+        if part != "total":
+            axes.fill_between(
+                step, value - 2 * error, value + 2 * error, color=colour, alpha=0.15, linewidth=0
+            )
     for view, colour in FINER.items():
         if view not in ds["view"].values:
             continue
@@ -118,7 +122,8 @@ def report(found: Mapping[str, xr.Dataset], command: str) -> str:
         "",
         "![The gap and its parts over time](figures/views.svg)",
         "",
-        "*In spreads, standard deviations between runs at that step. Bands: two standard errors.*",
+        "*In spreads, standard deviations between runs at that step. Bands of the parts: two standard "
+        "errors.*",
     ]
     for name, ds in found.items():
         optimizer, _ = CASES[name]
@@ -144,11 +149,14 @@ def main() -> None:
     """Measures, then writes the report and its figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicas", type=int, default=1024)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = measured(options.replicas)
-    figure(found, options.output / "figures" / "views.svg")
+    drawn = options.output / "figures" / "views.svg"
+    figure(found, drawn)
+    if options.output == HERE:
+        shutil.copy(drawn, DOCS)
     command = "python studies/views/run.py"
     if options.replicas != 1024:
         command += f" --replicas {options.replicas}"
