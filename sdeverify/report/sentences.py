@@ -173,7 +173,10 @@ def limit_sentence(c: Comparison) -> str:
         said.append(f"{text})")
     if not said:
         return ""
-    return f"A constant error, the mark of a wrong SDE, is not excluded up to {'; '.join(said)}."
+    return (
+        "A constant error, the mark of a wrong SDE, is not excluded up to the following sizes, at "
+        f"step {plain(c.last_step)}: {'; '.join(said)}."
+    )
 
 
 def in_brief(comparisons: Sequence[Comparison]) -> str:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +13,11 @@ import xarray as xr
 
 from sdeverify.errors import InvalidInputError
 from sdeverify.report import write_report
+from sdeverify.report.formatting import percent
 from sdeverify.report.rendering import inline_svg, write_whole
+from sdeverify.report.results import read_comparison, read_results
+from sdeverify.report.sentences import headline, limit_sentence
+from sdeverify.report.tables import limit_text
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -96,11 +102,42 @@ def test_the_page_says_verdicts_equations_observables_and_provenance(page: Page)
         "Inconclusive about order 1",
         "theta[0]", "|gradient|^2", "tr Sigma", "accuracy (outside the theorem)",
         "arXiv 2205.10287", "σ ≫ |∇f|", "60 warm-up steps", "mini-batches of 8 of 256",
+        "A constant error, the mark of a wrong SDE, is not excluded", "of the coarsest error",
         "It says nothing of other learning rates", "size of the skewness: mean absolute value 0.62",
         "sdeverify report studies/digits/study.py", "2.13.0", "float64", "learning_rate = 0.005",
     ):  # fmt: skip
         assert wanted in text
     assert sum(attrs.get("class") == "sde" for tag, attrs in page.elements if tag == "math") == 3
+
+
+def test_an_inconclusive_comparison_says_how_many_replicas_it_would_take(
+    make_comparison: Callable[..., xr.DataTree],
+) -> None:
+    comparison = read_comparison(
+        xr.DataTree(children={"x": make_comparison("svag", "X", 1, 1.5)})["x"]
+    )
+    line = headline(comparison)
+    assert line.verdict == "inconclusive"
+    found = re.search(r"About ([\d.]+) times the replicas on both sides", line.sentence)
+    assert found
+    assert 2 < float(found[1]) < 50
+    errors = comparison.errors
+    left = 0.3 * abs(errors["error"])
+    blunt = replace(comparison, errors=errors.assign(integrator_residual=left))
+    assert "More substeps first" in headline(blunt).sentence
+
+
+def test_the_limit_stands_beside_the_coarsest_error_and_the_spread(
+    small_results: xr.DataTree,
+) -> None:
+    comparison = read_results(small_results).comparisons[0]
+    one = comparison.order.sel(observable="loss").isel(step=-1)
+    share = float(one["limit_share"])
+    error = abs(float(comparison.errors["error"].sel(observable="loss").isel(step=-1, rung=0)))
+    largest = max(abs(float(one["limit_low"])), abs(float(one["limit_high"])))
+    assert largest == pytest.approx(share * error, rel=0.05)
+    assert f"for loss ({percent(share)} of the coarsest error, " in limit_sentence(comparison)
+    assert limit_text(one).endswith(f"up to {percent(share)}")
 
 
 def test_the_markdown_says_the_same_and_its_figures_are_there(report: Path) -> None:
