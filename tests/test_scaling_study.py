@@ -245,7 +245,7 @@ def test_the_command_line_measures_resumes_and_reports(toy, tmp_path):
     words = ("report", toy, "--output", tmp_path / "out", "--workers", 1)
     first = sdeverify(*words)
     assert first.exit_code == 0, first.output
-    assert "the batch factor at which the scaled runs stop" in " ".join(first.output.split())
+    assert "SGD: the predicted limit is κ = " in " ".join(first.output.split())
     page = (tmp_path / "out" / "report.html").read_bytes()
     blocks = list((tmp_path / "out").glob("jobs/bowl/*.zarr/block_mean/c.*"))
     stamps = {block: block.stat().st_mtime_ns for block in blocks}
