@@ -131,8 +131,9 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
         ),
         tuple(rows),
         "N/G: noise over signal of the run's own batches, from a short run. Limit: the largest "
-        "factor that they allow, on the conditions named below. Other limit: the hyperparameters' or the data's, whichever "
-        "is less. Found: where the scaled runs stop to be close, between tested factors by "
+        "factor that they allow, on the conditions named below. Other limit: the "
+        "hyperparameters' or the data's, whichever is less. Found: where the scaled runs stop to "
+        "be close, between tested factors by "
         "interpolation; at the limit: within errors; open: beyond what was tested.",
     )
 
