@@ -276,6 +276,7 @@ def rooted(
         "title": campaign.title,
         "question": campaign.question,
         "command": campaign.command,
+        "order": json.dumps(list(children)),
         "versions": json.dumps(versions()),
         "parameters": json.dumps(used, default=str),
     }

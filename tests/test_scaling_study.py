@@ -245,7 +245,7 @@ def test_the_command_line_measures_resumes_and_reports(toy, tmp_path):
     words = ("report", toy, "--output", tmp_path / "out", "--workers", 1)
     first = sdeverify(*words)
     assert first.exit_code == 0, first.output
-    assert "the batch factor at which the scaled runs stop" in " ".join(first.output.split())
+    assert "SGD: the predicted limit is κ = " in " ".join(first.output.split())
     page = (tmp_path / "out" / "report.html").read_bytes()
     blocks = list((tmp_path / "out").glob("jobs/bowl/*.zarr/block_mean/c.*"))
     stamps = {block: block.stat().st_mtime_ns for block in blocks}
@@ -329,3 +329,24 @@ def test_the_named_studies_run_and_report(name, tmp_path):
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     assert (tmp_path / "report.html").stat().st_size > 20_000
+
+
+@pytest.mark.slow
+def test_on_digits_fixed_beta_hardly_moves_the_sde():
+    """RMSprop at 16 times the batch, on the Brownian path of the run: the rule's SDE is the run's,
+    to rounding; with beta fixed the loss moves less than a fifth of what fixed epsilon does."""
+    study = load_campaign(str(STUDIES / "square_root_scaling")).studies(warm=256)[0]
+    loss = [seen for seen in study.observables if seen.name == "loss"]
+
+    def final_loss(optimizer, kappa):
+        sde = sv.derive(optimizer, sv.scale_batch(study.oracle, kappa))
+        path = sv.solve(sde, study.start, [256], loss, 96, (1, 2), seed=0, subsample=16)
+        return float(path["extrapolated"][-1, 0])
+
+    own = final_loss(study.optimizer, 1)
+    moved = {
+        rule: abs(final_loss(sv.scale(study.optimizer, 16, rule), 16) - own)
+        for rule in ("square_root", "square_root_fixed_beta", "square_root_fixed_epsilon")
+    }
+    assert moved["square_root"] < 1e-4
+    assert 0 < moved["square_root_fixed_beta"] < 0.2 * moved["square_root_fixed_epsilon"]

@@ -96,7 +96,8 @@ def is_scaling(tree: xr.DataTree) -> bool:
 
 
 def read_scaled(tree: xr.DataTree) -> list[Scaled]:
-    """The runs of a results tree."""
+    """The runs of a results tree, in their campaign's order, which a store does not keep."""
+    order = json.loads(str(tree.attrs.get("order", "[]"))) or list(tree.children)
     return [
         Scaled(
             name=str(child.name),
@@ -112,5 +113,5 @@ def read_scaled(tree: xr.DataTree) -> list[Scaled]:
             equilibrium=child["equilibrium"].to_dataset() if "equilibrium" in child else None,
             close=tuple(json.loads(child.attrs["close_observables"])),
         )
-        for child in tree.children.values()
+        for child in (tree[name] for name in order)
     ]

@@ -12,6 +12,8 @@ from sdeverify.report.formatting import interval, plain, with_error
 from sdeverify.report.scaling_results import ABOVE, AGREES, BELOW, BEYOND, Scaled
 from sdeverify.report.tables import Cell, Table
 
+_SHORT = {BELOW: "below", AGREES: "at it", ABOVE: "above", BEYOND: "open"}
+
 
 def in_brief(runs: Sequence[Scaled]) -> tuple[str, ...]:
     """The answer in a few sentences: the prediction, then each comparison of rules."""
@@ -22,6 +24,14 @@ def in_brief(runs: Sequence[Scaled]) -> tuple[str, ...]:
 
 def _foreseen(kind: str, runs: Sequence[Scaled]) -> str:
     """Where the finding lies beside the predicted limit, for runs of one kind."""
+    if len(runs) == 1:
+        (run,) = runs
+        found = factor_text(*run.found, run.largest_tested)
+        limit = factor_text(*run.predicted)
+        return (
+            f"{run.title}: the predicted limit is κ = {limit}; the scaled runs stay close up to "
+            f"κ = {found}, {run.comparison}."
+        ).replace("κ = ≥", "κ ≥")
     counts = [
         f"{sum(run.comparison == lies for run in runs)} {lies}"
         for lies in (BELOW, AGREES, ABOVE, BEYOND)
@@ -29,8 +39,8 @@ def _foreseen(kind: str, runs: Sequence[Scaled]) -> str:
     ]
     ratios = [run.found[0] / run.predicted[0] for run in runs if math.isfinite(run.found[0])]
     text = (
-        f"{kind}: the batch factor at which the scaled runs stop to be close lies, in {len(runs)} "
-        f"run{'s' if len(runs) > 1 else ''}, {', '.join(counts)}."
+        f"{kind}: the batch factor at which the scaled runs stop to be close lies, of {len(runs)} "
+        f"runs, {', '.join(counts)}."
     )
     if not ratios:
         return text
@@ -48,9 +58,11 @@ def _rivals(run: Scaled) -> str:
         f"{spaced(name)} {reach_text(run.scaling.sel(rule=own, observable=name))}"
         for name in run.observables
     )
+    better = [f"'{spaced(rival)}'" for rival, share in nearer.items() if share < 0.5]
+    ahead = f" So a rival that does not keep the SDE is nearer here: {', '.join(better)}."
     return (
         f"{run.title}: the rule '{spaced(own)}' holds for {reached}. As measured it is nearer to "
-        f"the run {told} of all factors and observables."
+        f"the run {told} of all factors and observables.{ahead if better else ''}"
     )
 
 
@@ -102,7 +114,7 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
                 Cell(factor_text(*run.predicted), "number"),
                 Cell(_other_limit(told), "number"),
                 Cell(factor_text(*run.found, run.largest_tested), "number"),
-                Cell(run.comparison),
+                Cell(_SHORT[run.comparison]),
             )
         )
     return Table(
@@ -115,13 +127,14 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
             "Limit of κ [95%]",
             "Other limit",
             "Found κ [95%]",
-            "Found lies",
+            "Found is",
         ),
         tuple(rows),
-        "N/G: noise over signal of the run's own batches, from a short run. Limit: beyond it the "
-        "scaled run cannot be close. Other limit: the hyperparameters' or the data's, whichever "
-        "is less. Found: where the scaled runs stop to be close, between tested factors by "
-        "interpolation.",
+        "N/G: noise over signal of the run's own batches, from a short run. Limit: the largest "
+        "factor that they allow, on the conditions named below. Other limit: the "
+        "hyperparameters' or the data's, whichever is less. Found: where the scaled runs stop to "
+        "be close, between tested factors by "
+        "interpolation; at the limit: within errors; open: beyond what was tested.",
     )
 
 
@@ -247,16 +260,21 @@ def equilibrium_sentence(run: Scaled) -> str:
     """Whether the laws are met, in a sentence."""
     assert run.equilibrium is not None
     chains = run.equilibrium.sel(kappa=run.equilibrium["kappa"] > 0)
-    met = (chains["sgd_balance_low"] <= 1) & (chains["sgd_balance_high"] >= 1)
-    worst = float(abs(chains["change"]).max())
+
+    def met(law: str) -> str:
+        inside = (chains[f"{law}_low"] <= 1) & (chains[f"{law}_high"] >= 1)
+        return f"{int(inside.sum())} of {inside.size}"
+
+    off = 100 * float(abs(chains["sgd_balance"] - 1).max())
+    worst = 100 * float(abs(chains["change"]).max())
     ends = [float(chains["sde_balance"][i]) for i in (0, -1)]
     text = (
-        f"SGD's law: 1 lies in the interval at {int(met.sum())} of {met.size} batch factors; the "
-        f"largest departure is {plain(100 * float(abs(chains['sgd_balance'] - 1).max()), 2)}%. "
-        f"The SDE's law is off by a factor {plain(ends[0], 3)} for the run and {plain(ends[1], 3)} "
-        f"at κ = {float(chains['kappa'][-1]):g}: the larger the batch, the further SGD is from the "
-        f"SDE. Over the window |θ|² changes by {plain(100 * worst, 2)}% at most of what weight "
-        "decay takes from it."
+        f"SGD's law: 1 lies in the interval at {met('sgd_balance')} batch factors; the largest "
+        f"departure is {plain(off, 2)}%. Over the window |θ|² changes by {plain(worst, 2)}% at "
+        "most of what weight decay takes from it; with that change, the law holds at "
+        f"{met('closure')}. The SDE's law is off by a factor {plain(ends[0], 3)} for the run and "
+        f"{plain(ends[1], 3)} at κ = {float(chains['kappa'][-1]):g}: the larger the batch, the "
+        "further SGD is from the SDE."
     )
     if 0 not in run.equilibrium["kappa"].values:
         return text

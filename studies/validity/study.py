@@ -119,11 +119,11 @@ STUDY = sv.Campaign(
     title="Can it be foreseen how far a scaling rule holds?",
     question=(
         "A short run at batch B gives its signal G = E|∇f|² and noise N = tr Σ/B, without bias. "
-        "From them follows a limit of the batch factor κ that no scaled run can exceed and stay "
-        "close: |∇f|², tr Σ and |θ|² (SGD), √v (Adam), each within a factor √2. Scaled runs then "
-        "show where closeness is lost: at several points of training and batch sizes, and at the "
-        "equilibrium of a normalised network with weight decay, which the limit of SGD is "
-        "derived for."
+        "From them follows a limit of the batch factor κ up to which scaled runs can be close: "
+        "|∇f|², tr Σ and |θ|² (SGD, at the equilibrium of a scale-invariant loss with weight "
+        "decay), √v (Adam), each within a factor √2. Scaled runs then show where closeness is "
+        "lost: at several points of training and batch sizes, and, for SGD, also at the "
+        "equilibrium of a normalised network, for which its limit is derived."
     ),
     build=build,
     command="sdeverify report studies/validity",
