@@ -152,7 +152,7 @@ class Interval(Axis):
         return ChebyshevGrid(self.low, self.high, size_of(self.points))
 
     def limited(self, around: int, line: int, root: int) -> Interval:
-        return replace(self, points=self.points or around // 2)
+        return replace(self, points=self.points or 2 * line)
 
     def coarser(self, below: int) -> Interval:
         return replace(self, points=coarser(size_of(self.points), below))

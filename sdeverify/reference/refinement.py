@@ -29,11 +29,13 @@ LEVELS = 8
 SAFETY = 2.0
 GUARD = 0.5
 SLOWEST = 10.0
+HUGE = 1e100
+"""Stands for a result that is not finite."""
 NOTHING_LEFT = 1e-11
 """Relative difference below which only rounding is left."""
 PROGRESS = 0.7
 """Share of the best bound above which a family is given up for the next one."""
-MEANINGLESS = 0.05
+MEANINGLESS = 0.01
 """Bound, as a share of the largest expectation, above which a result is refused."""
 PATIENCE = 3
 """Levels in a row without any progress after which the last family is given up."""
@@ -156,13 +158,11 @@ def numerical_error(results: Sequence[Array], growth: Array) -> Array:
     against a d that is small by chance; and at least half the other observables' bounds, in
     units of their size. It does not fall with time: errors are carried along.
     """
-    rougher, rough, fine = (
-        np.nan_to_num(x, nan=1e300, posinf=1e300, neginf=-1e300) for x in results
-    )
-    scale = np.abs(fine).max(0) + np.finfo(float).tiny
+    rougher, rough, fine = (np.clip(np.nan_to_num(x, nan=HUGE), -HUGE, HUGE) for x in results)
+    scale = np.abs(fine).max(0) + 1 / HUGE
     last = np.maximum.accumulate(np.abs(fine - rough), axis=0)
     before = np.maximum.accumulate(np.abs(rough - rougher), axis=0)
-    falls = (last / scale).max(1) / np.maximum((before / scale).max(1), np.finfo(float).tiny)
+    falls = (last / scale).max(1) / np.maximum((before / scale).max(1), 1 / HUGE)
     left = np.clip(falls / np.maximum(1 - falls, 1e-9), 1.0, SLOWEST)[:, None]
     left = np.where((last / scale).max(1, keepdims=True) < NOTHING_LEFT, 1.0, left)
     rounding = np.finfo(float).eps * (20 + 2 * np.sqrt(growth)[:, None]) * scale
