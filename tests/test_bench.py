@@ -20,6 +20,13 @@ from sdeverify.cli import app
 SHORT = Effort(rounds=1, seconds=0.0, quick=True)
 
 
+def spin(seconds: float) -> None:
+    """Takes so much processor time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
 def test_works_take_turns_after_one_untimed_turn_each() -> None:
     turns: list[str] = []
     found = interleaved(
@@ -31,15 +38,20 @@ def test_works_take_turns_after_one_untimed_turn_each() -> None:
 
 def test_the_slower_work_has_the_larger_median_and_time_is_kept() -> None:
     found = interleaved(
-        {"short": lambda: None, "long": lambda: time.sleep(0.02)}, Effort(rounds=50, seconds=0.05)
+        {"short": lambda: None, "long": lambda: spin(0.02)}, Effort(rounds=50, seconds=0.05)
     )
     assert found["long"] >= 0.02 > found["short"]
+
+
+def test_waiting_takes_no_processor_time() -> None:
+    found = interleaved({"wait": lambda: time.sleep(0.05)}, Effort(rounds=1))
+    assert found["wait"] < 0.04
 
 
 def test_a_first_turn_that_takes_long_is_the_only_one() -> None:
     turns: list[str] = []
     found = interleaved(
-        {"a": lambda: turns.append("a") or time.sleep(0.03)}, Effort(rounds=5, patience=0.01)
+        {"a": lambda: turns.append("a") or spin(0.03)}, Effort(rounds=5, patience=0.01)
     )
     assert turns == ["a"]
     assert found["a"] >= 0.03

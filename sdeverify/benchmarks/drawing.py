@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -110,16 +111,25 @@ def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | No
     sde, start = ornstein_uhlenbeck(dtype, device), _start(dtype, device)
     end = torch.tensor([0.0, steps], dtype=torch.float64)
     streams = partial(_streams, dtype, device)
+    drawn = partial(bare, dtype, steps, device)
     works: dict[str, Work] = {
-        "bare": partial(bare, dtype, steps, device),
-        ALONE: lambda: sdeint(PlainModel(), start.theta, end, dt=1.0, method="euler"),
+        "bare": drawn,
         OURS: lambda: integrate_with_torchsde(sde, start, 1, steps, streams()),
         SOLVE: our_loop(dtype, steps, device),
     }
     if dtype != NORMALS:
         works[DOUBLE] = our_loop(dtype, steps, device, dtype)
+    alone: dict[str, Work] = {
+        "bare": drawn,
+        ALONE: lambda: sdeint(PlainModel(), start.theta, end, dt=1.0, method="euler"),
+    }
+    ratios = _over_bare(works, effort) | _over_bare(alone, replace(effort, patience=0.0))
+    return [ratios.get(column) for column in COLUMNS]
+
+
+def _over_bare(works: dict[str, Work], effort: Effort) -> dict[str, float]:
     seconds = interleaved(works, effort)
-    return [seconds[c] / seconds["bare"] if c in seconds else None for c in COLUMNS]
+    return {name: value / seconds["bare"] for name, value in seconds.items()}
 
 
 def _start(dtype: torch.dtype, device: str) -> State:

@@ -41,9 +41,10 @@ INTRODUCTION = """
 Written by `python studies/performance/run.py`, with all its numbers. `sdeverify bench` measures
 the tables of this page on your machine, `sdeverify bench --quick` in about half a minute.
 
-Numbers are ratios within one process, the works taking turns, medians of up to 9 rounds; where a
-first turn takes over 15 seconds there is no second. The goal stands behind the number, and ✗ marks
-one that is missed.
+Numbers are ratios of processor time on one thread, within one process, the works taking turns,
+medians of up to 9 rounds. Where a first turn takes over 15 seconds there is no second, nor for
+torchsde with its own Brownian motion.
+The goal stands behind the number, and ✗ marks one that is missed.
 
 Machine: {machine}.
 """
