@@ -108,8 +108,8 @@ of the error takes half the dt.
 
 SVAG levels 1, 2, 4 combined have by far the smallest bias where it is exact, but more variance for
 their cost than an ordinary precision gives back: on the circle they win below the bias of two dt
-alone, a few ten-thousandths of a spread. Levels 1, 2 and level 4 alone come near subsets in cost and
-have larger biases. Their use is that they need nothing but the optimizer. The one-gradient form
+alone, a few ten-thousandths of a spread. Levels 1, 2 and level 4 alone come near subsets in cost
+and have larger biases. Their use is that they need nothing but the optimizer. The one-gradient form
 saves time over the form with exact diag Σ, not gradients as counted here, and subsets save more.
 On a network as small as this one a gradient takes longer in a small subset, so subsets gain less in
 seconds than in gradients. `sv.plan` chooses so, and `solve` and `verify` follow it.
