@@ -101,7 +101,7 @@ class Answer:
         if np.isnan(left):
             return f"{text}; with one dt the integrator's bias is not known."
         text += f"; extrapolation in dt leaves {left:.2g} or less (wanted: {wanted:.2g} together)."
-        if max(error, left) <= wanted:
+        if error + left <= wanted:
             return text
         finer = tuple(2 * s for s in self.plan.substeps)
         more = f"substeps={finer}" if left > error else "a smaller precision="

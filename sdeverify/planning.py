@@ -20,7 +20,7 @@ PRECISION = 0.1
 """Wanted unless another is asked for: a tenth of a spread."""
 NOISE_SHARE = 2 / 3
 """The standard error's share of the precision; the rest is left to the bias."""
-REACH = 0.03
+REACH = 0.04
 """Precision down to which dt of 1/2 and 1/4 of an optimizer step serve."""
 FINEST = 64
 """Most Euler-Maruyama steps in one step of the optimizer that are planned."""

@@ -72,7 +72,7 @@ def test_what_is_saved_is_what_is_loaded(study, tmp_path):
     methods, pages = study["methods"], study["pages"]
     three = np.array([0.1, 0.2, 0.3])
     method = methods.Method("level 4 alone", three, three, 0.1 * three, 1e-6)
-    case = pages.Case("digits, SGD", "lr 1", 4, ["a", "b", "c"], (method,), False, 1.0)
+    case = pages.Case("digits, SGD", "lr 1", 4, ["a", "b", "c"], (method,), False)
     pages.save([case], tmp_path / "results.json")
     (again,) = pages.load(tmp_path / "results.json")
     np.testing.assert_array_equal(again.methods[0].bias, three)

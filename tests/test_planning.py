@@ -57,7 +57,7 @@ def test_all_samples_are_taken_where_a_subset_cannot_serve_and_the_plan_says_why
 
 
 def test_a_quarter_of_the_precision_takes_half_the_dt_and_sixteen_times_the_paths():
-    coarse, fine = sv.plan(sde(), 0.04), sv.plan(sde(), 0.01)
+    coarse, fine = sv.plan(sde(), 0.08), sv.plan(sde(), 0.02)
     assert [coarse.substeps, fine.substeps] == [(2, 4), (4, 8)]
     assert fine.replicas == pytest.approx(16 * coarse.replicas, rel=0.01)
     assert sv.plan(sde(), 0.5).substeps == (1, 2)

@@ -62,8 +62,7 @@ def case(arguments: tuple[str, float]) -> Case:
     """One panel."""
     name, scale = arguments
     torch.set_num_threads(1)
-    began = time.perf_counter()
-    done = _progress(name, began)
+    done = _progress(name, time.perf_counter())
     adaptive = "RMSprop" in name
     on_circle = name.startswith("circle")
     at = circle_setting(adaptive) if on_circle else digits_setting(adaptive)
@@ -74,9 +73,7 @@ def case(arguments: tuple[str, float]) -> Case:
         found = [_exactly(method, exact[method.name], runs.spread) for method in found]
     observables = [observable.name for observable in at.observables]
     settings = ", ".join(f"{k} {v:g}" for k, v in at.optimizer.hyperparameters.items())
-    return Case(
-        name, settings, at.steps, observables, tuple(found), on_circle, time.perf_counter() - began
-    )
+    return Case(name, settings, at.steps, observables, tuple(found), on_circle)
 
 
 def _exactly(method: Method, exact: tuple[object, object], spread: object) -> Method:

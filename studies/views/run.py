@@ -122,8 +122,8 @@ def report(found: Mapping[str, xr.Dataset], command: str) -> str:
         "",
         "![The gap and its parts over time](figures/views.svg)",
         "",
-        "*In spreads, standard deviations between runs at that step. Bands of the parts: two standard "
-        "errors.*",
+        "*In spreads, standard deviations between runs at that step. Bands of the parts: two "
+        "standard errors.*",
     ]
     for name, ds in found.items():
         optimizer, _ = CASES[name]
