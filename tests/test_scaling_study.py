@@ -189,6 +189,7 @@ def scale_invariant():
     )
 
 
+@pytest.mark.slow
 def test_far_from_equilibrium_the_law_with_the_change_still_holds(scale_invariant):
     """128 replicas: 1 lies in the interval of chain, scaled run and SDE, and in none without the
     change of |theta|^2."""
@@ -245,7 +246,7 @@ def test_the_command_line_measures_resumes_and_reports(toy, tmp_path):
     words = ("report", toy, "--output", tmp_path / "out", "--workers", 1)
     first = sdeverify(*words)
     assert first.exit_code == 0, first.output
-    assert "SGD: the predicted limit is κ = " in " ".join(first.output.split())
+    assert "SGD on a bowl: the predicted limit is κ = " in " ".join(first.output.split())
     page = (tmp_path / "out" / "report.html").read_bytes()
     blocks = list((tmp_path / "out").glob("jobs/bowl/*.zarr/block_mean/c.*"))
     stamps = {block: block.stat().st_mtime_ns for block in blocks}

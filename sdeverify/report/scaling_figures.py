@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -83,8 +85,9 @@ def predicted_figure(runs: Sequence[Scaled]) -> Figure:
         kinds = list(dict.fromkeys(run.kind for run in runs))
         for number, run in enumerate(runs, 1):
             _point(axes, run, number, kinds)
-        lines = axes.get_legend_handles_labels()
-        first = {label: handle for handle, label in zip(*lines, strict=True)}
+        first: dict[str, Any] = {}
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            first.setdefault(label, handle)
         spans = [*axes.get_xlim(), *axes.get_ylim()]
         low, high = max(1.0, min(spans)), max(spans)
         line = np.array([low, high])
@@ -174,7 +177,7 @@ def equilibrium_figure(run: Scaled) -> Figure:
     return figure
 
 
-def _balance(axes: Axes, ds, name: str, colour: str, marker: str, label: str) -> None:  # type: ignore[no-untyped-def]
+def _balance(axes: Axes, ds: xr.Dataset, name: str, colour: str, marker: str, label: str) -> None:
     value = ds[name].values
     bars = [value - ds[f"{name}_low"].values, ds[f"{name}_high"].values - value]
     axes.errorbar(

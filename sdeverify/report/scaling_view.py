@@ -143,7 +143,7 @@ def _other_limit(told: xr.Dataset) -> str:
     least = min(hyper, data)
     if math.isinf(least):
         return "none"
-    return f"{plain(least, 3)} ({'data' if data <= hyper else 'hyperparameters'})"
+    return f"{plain(least, 3)} ({'data' if data <= hyper else 'β, μ'})"
 
 
 def reach_table(run: Scaled) -> Table:
