@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -92,6 +93,7 @@ def certify_study(
     Raises:
         InvalidInputError, UnsupportedError: the exact route cannot take this study; it says why.
     """
+    began = time.perf_counter()
     axes = default_domain(study) if domain is None else domain
     rungs, (sdes, belongs) = study.rungs(), study.sdes()
     groups: dict[str, xr.Dataset] = {}
@@ -112,7 +114,7 @@ def certify_study(
         along = along_ladder(study, differences(groups, kind, belongs))
         groups[errors], groups[order] = along, estimate_order(along)
     tree = xr.DataTree.from_dict(groups)
-    tree.attrs = _attrs(study, sdes[0])
+    tree.attrs = {**_attrs(study, sdes[0]), "seconds": time.perf_counter() - began}
     return tree
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import runpy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,67 @@ import sdeverify as sv
 from sdeverify import noise, optimizers, sdes
 from sdeverify.errors import UnsupportedError
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.testing import check_noise, check_optimizer, check_sde
+from sdeverify.problems.library import circle_problem, torus_problem
+from sdeverify.testing import check_noise, check_optimizer, check_sde, check_weak_order
 
 TABLE = {"learning_rate": 0.1, "beta": 0.95, "epsilon": 0.1}
+TYPICAL = {**TABLE, "momentum": 0.8, "beta2": 0.95}
+"""Values of the hyperparameters that an optimizer has, by name."""
+EXTRA = {"weight_decay": 0.05, "decoupled_weight_decay": 0.1, "dampening": 0.5}
+"""Values of those that are 0 by default, tried one at a time; switches are tried as they are."""
+
+
+def plug_ins(package: Any, base: type) -> dict[str, Any]:
+    """The concrete classes that a package offers, by name."""
+    return {
+        name: kind
+        for name in package.__all__
+        if inspect.isclass(kind := getattr(package, name))
+        and issubclass(kind, base)
+        and not inspect.isabstract(kind)
+    }
+
+
+def variants(kind: Any) -> dict[str, Optimizer]:
+    """An optimizer class with typical hyperparameters, and with each of its options in turn."""
+    usual = {f.name: TYPICAL[f.name] for f in fields(kind) if f.name in TYPICAL}
+    switches = {f.name: True for f in fields(kind) if f.default is False}
+    extra = {f.name: EXTRA[f.name] for f in fields(kind) if f.name in EXTRA}
+    made = {kind.__name__: kind(**usual)}
+    for name, value in {**switches, **extra}.items():
+        made[f"{kind.__name__}, {name}"] = kind(**usual, **{name: value})
+    return made
+
+
 OPTIMIZERS: dict[str, Optimizer] = {
-    "SGD": sv.SGD(learning_rate=0.1, weight_decay=0.05),
-    "SGDMomentum": sv.SGDMomentum(learning_rate=0.1, momentum=0.8, weight_decay=0.05),
-    "SGDMomentum, damped": sv.SGDMomentum(learning_rate=0.1, momentum=0.8, dampening=0.5),
-    "SGDMomentum, Nesterov": sv.SGDMomentum(learning_rate=0.1, momentum=0.8, nesterov=True),
-    "RMSprop": sv.RMSprop(learning_rate=0.1, beta=0.95, epsilon=0.1, weight_decay=0.05),
-    "RMSprop, old v": sv.RMSprop(learning_rate=0.1, beta=0.95, epsilon=0.1, old_v=True),
-    "Adam": sv.Adam(learning_rate=0.1, beta2=0.95, epsilon=0.1, weight_decay=0.05),
-    "AdamW": sv.Adam(learning_rate=0.1, beta2=0.95, epsilon=0.1, decoupled_weight_decay=0.1),
+    name: optimizer
+    for kind in plug_ins(optimizers, Optimizer).values()
+    for name, optimizer in variants(kind).items()
 }
-SDES: list[tuple[type, str, dict[str, Any]]] = [
-    (sdes.SGDFirstOrder, "SGD", {}),
-    (sdes.SGDSecondOrder, "plain SGD", {}),
-    *((sdes.SGDMomentum, n, {}) for n in OPTIMIZERS if n.startswith("SGDMomentum")),
-    *((sdes.RMSprop, n, {}) for n in OPTIMIZERS if n.startswith("RMSprop")),
-    *((sdes.Adam, n, {}) for n in ("Adam", "AdamW")),
-    (sdes.RMSprop, "RMSprop", {"keep_signal": True}),
-    (sdes.Adam, "Adam", {"keep_signal": True}),
-]
-FLOW = "a yardstick that is no model of the noise"
+
+
+def sde_cases() -> dict[str, tuple[Any, Optimizer, dict[str, Any]]]:
+    """Each SDE with each optimizer that it accepts, and with each of its switches."""
+    oracle = sv.GradientOracle(torus_problem(), sv.MinibatchNoise(2))
+    cases: dict[str, tuple[Any, Optimizer, dict[str, Any]]] = {}
+    for sde, kind in plug_ins(sdes, sdes.SDE).items():
+        if kind is sdes.GradientFlow:  # a yardstick, no model of the noise
+            continue
+        switches = [
+            n for n, p in inspect.signature(kind.of).parameters.items() if p.default is False
+        ]
+        for name, optimizer in OPTIMIZERS.items():
+            for options in ({}, *({switch: True} for switch in switches)):
+                try:
+                    kind.of(optimizer, oracle, **options)
+                except UnsupportedError:
+                    continue
+                cases[" ".join([sde, "of", name, *options])] = (kind, optimizer, options)
+    return cases
+
+
+SDES = sde_cases()
+QUICK = ["SGDFirstOrder of SGD", "SGDSecondOrder of SGD"]
 NOISES: dict[str, noise.Noise] = {
     "MinibatchNoise": sv.MinibatchNoise(2),
     "MinibatchNoise, without replacement": sv.MinibatchNoise(2, replacement=False),
@@ -50,22 +88,14 @@ NOISES: dict[str, noise.Noise] = {
 }
 
 
-def plug_ins(package: Any, base: type) -> set[str]:
-    """The names of the concrete classes that a package offers."""
-    return {
-        name
-        for name in package.__all__
-        if inspect.isclass(kind := getattr(package, name))
-        and issubclass(kind, base)
-        and not inspect.isabstract(kind)
-    }
-
-
 def test_every_plug_in_goes_through_the_kit() -> None:
-    assert plug_ins(optimizers, Optimizer) == {n.split(",")[0] for n in OPTIMIZERS} - {"AdamW"}
-    assert plug_ins(noise, noise.Noise) == {n.split(",")[0] for n in NOISES}
-    checked = {kind.__name__ for kind, _, _ in SDES} | {"GradientFlow"}
-    assert plug_ins(sdes, sdes.SDE) == checked, FLOW
+    """Optimizers and SDEs are found; noises are too different and are held against those found."""
+    assert set(plug_ins(noise, noise.Noise)) == {n.split(",")[0] for n in NOISES}
+    assert len(OPTIMIZERS) >= 12
+    checked = {kind.__name__ for kind, _, _ in SDES.values()}
+    assert checked | {"GradientFlow"} == set(plug_ins(sdes, sdes.SDE))
+    taken = {type(optimizer) for _, optimizer, _ in SDES.values()}
+    assert taken == set(plug_ins(optimizers, Optimizer).values())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -73,10 +103,37 @@ def test_our_optimizers_conform(name: str) -> None:
     check_optimizer(OPTIMIZERS[name])
 
 
-@pytest.mark.parametrize(("kind", "name", "options"), SDES)
-def test_our_sdes_conform(kind: type, name: str, options: dict[str, Any]) -> None:
-    optimizer = OPTIMIZERS.get(name, sv.SGD(learning_rate=0.2))
+@pytest.mark.parametrize("case", SDES)
+def test_our_sdes_conform(case: str) -> None:
+    kind, optimizer, options = SDES[case]
     check_sde(kind, optimizer, **options)
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_our_sdes_have_their_weak_order_over_a_horizon(case: str) -> None:
+    kind, optimizer, options = SDES[case]
+    check_weak_order(kind, optimizer, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in SDES if case not in QUICK])
+def test_all_our_sdes_have_their_weak_order_over_a_horizon(case: str) -> None:
+    kind, optimizer, options = SDES[case]
+    check_weak_order(kind, optimizer, **options)
+
+
+def test_an_sde_that_is_wrong_away_from_the_start_is_refuted_over_a_horizon() -> None:
+    start = sv.State(0, theta=torch.tensor([2.0], dtype=torch.float64))
+
+    class WrongElsewhere(sdes.SGDFirstOrder):
+        def rest(self, t: float, y: Any, mean: Any, variance: Any) -> dict[str, torch.Tensor]:
+            return {"theta": 0.5 * (1 - (y["theta"] - 2).cos()) ** 2}
+
+    sgd = sv.SGD(learning_rate=0.2)
+    oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+    check_sde(WrongElsewhere, sgd, oracle, start)
+    with pytest.raises(AssertionError, match=r"(?s)WrongElsewhere is not seen.*cos x at step 8"):
+        check_weak_order(WrongElsewhere, sgd, oracle, start)
 
 
 @pytest.mark.parametrize("name", NOISES)

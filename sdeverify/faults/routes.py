@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from sdeverify.analysis import estimate_order, overall_verdict, weak_error
-from sdeverify.analysis.verdict import INCONCLUSIVE, REFUTED
+from sdeverify.analysis.verdict import REFUTED
 from sdeverify.axes import STEP
-from sdeverify.certificate import (
-    certified_order,
-    default_domain,
-    exact_chains,
-    one_step_order,
-)
+from sdeverify.certificate import certified_order, exact_chains, one_step_order
 from sdeverify.ensembles import chain_job, path_job, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.faults.fault import Fault
-from sdeverify.reference.checks import Domain
-from sdeverify.reference.domain import Axis
 from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study import Study, along_ladder
 
@@ -138,17 +130,6 @@ def sampled_ladders(
     return against(sdes, study.path_replicas or study.replicas), against(flows, 2)
 
 
-def twice_as_fine(domain: Domain) -> Domain:
-    """Twice the points along every axis of every component."""
-
-    def finer(axis: Any) -> Any:
-        counts = [n for n in ("points", "box_points") if hasattr(axis, n)]
-        return replace(axis, **{n: 2 * getattr(axis, n) for n in counts})
-
-    axes = {n: [a] if isinstance(a, Axis) else list(a) for n, a in domain.items()}
-    return {name: [finer(axis) for axis in given] for name, given in axes.items()}
-
-
 class Routes:
     """The routes, with the discrete sides of correct studies kept for all their faults."""
 
@@ -161,20 +142,17 @@ class Routes:
         return guarded(lambda: one_step_order(fault.study))
 
     def exact(self, fault: Fault) -> Finding:
-        """By exact weak errors; again on a finer grid where the first leaves them unresolved."""
+        """By exact weak errors."""
 
-        def order(domain: Domain | None = None) -> xr.Dataset:
+        def order() -> xr.Dataset:
             if not fault.keeps_chain:
-                return certified_order(fault.study, domain)
+                return certified_order(fault.study)
             name = fault.correct.name
             if name not in self._exact:
                 self._exact[name] = exact_chains(fault.correct)
-            return certified_order(fault.study, domain, self._exact[name])
+            return certified_order(fault.study, chains=self._exact[name])
 
-        found = guarded(order)
-        if found.verdict != INCONCLUSIVE:
-            return found
-        return guarded(lambda: order(twice_as_fine(default_domain(fault.study))))
+        return guarded(order)
 
     def sampled(self, fault: Fault) -> Finding:
         """By Monte Carlo."""

@@ -50,7 +50,7 @@ def check_sde(
         AssertionError: with every moment that differs, the optimizer's value and the SDE's.
     """
     oracle = toy_oracle() if oracle is None else oracle
-    build = _builder(sde, options)
+    build = builder(sde, options)
     equation = build(optimizer, oracle)
     starts = [start] if start is not None else states_of(optimizer, oracle)
     for state in starts:
@@ -65,9 +65,10 @@ def check_sde(
             _require_order(along, type(equation).__name__, optimizer.name, state)
 
 
-def _builder(
+def builder(
     sde: Derivation, options: Mapping[str, Any]
 ) -> Callable[[Optimizer, GradientOracle], SDE]:
+    """The function (optimizer, oracle) -> SDE that a derivation stands for."""
     if isinstance(sde, SDE):
         fixed = sde
         return lambda optimizer, oracle: fixed
