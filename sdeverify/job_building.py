@@ -83,16 +83,9 @@ def path_job(
     """The work of `solve`, refused here where the arguments are wrong."""
     problem = sde.oracle.problem
     point, recorded = _checked(start, steps, observables, replicas, problem)
-    if any(s != round(s) for s in recorded):
-        raise InvalidInputError(f"solve records at whole level-1 steps; got {list(recorded)}.")
+    _check_path(sde, point, recorded)
     if subsample and one_gradient:
         raise InvalidInputError("subsample and one_gradient exclude each other; got both.")
-    missing = [name for name in sde.components if name not in point.components]
-    if missing:
-        raise InvalidInputError(
-            f"the SDE starts from {sde.components}; the start has no {', '.join(missing)}. Use "
-            "warm_up(...), start_from_torch(...) or State(step, ...)."
-        )
     noiseless = sde.intensity == 0
     size = min(2, replicas) if noiseless else replicas
     how: Increments = FullBatch(one_gradient)
@@ -125,6 +118,17 @@ def path_job(
     footprint = path_footprint(stepper, subsample)
     fine = tuple(substeps)
     return Job(run_block, recorded, point.step, observables, blocks, True, fine, attrs, footprint)
+
+
+def _check_path(sde: GradientSDE, point: State, recorded: Sequence[float]) -> None:
+    if any(s != round(s) for s in recorded):
+        raise InvalidInputError(f"solve records at whole level-1 steps; got {list(recorded)}.")
+    missing = [name for name in sde.components if name not in point.components]
+    if missing:
+        raise InvalidInputError(
+            f"the SDE starts from {sde.components}; the start has no {', '.join(missing)}. Use "
+            "warm_up(...), start_from_torch(...) or State(step, ...)."
+        )
 
 
 def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:
