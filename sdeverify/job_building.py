@@ -84,17 +84,10 @@ def path_job(
     """The work of `solve`, refused here where the arguments are wrong."""
     problem = sde.oracle.problem
     point, recorded = _checked(start, steps, observables, replicas, problem)
-    if any(s != round(s) for s in recorded):
-        raise InvalidInputError(f"solve records at whole level-1 steps; got {list(recorded)}.")
+    _check_path(sde, point, recorded)
     substeps, subsample = _planned(sde, replicas, substeps, subsample, one_gradient)
     if subsample and one_gradient:
         raise InvalidInputError("subsample and one_gradient exclude each other; got both.")
-    missing = [name for name in sde.components if name not in point.components]
-    if missing:
-        raise InvalidInputError(
-            f"the SDE starts from {sde.components}; the start has no {', '.join(missing)}. Use "
-            "warm_up(...), start_from_torch(...) or State(step, ...)."
-        )
     noiseless = sde.intensity == 0
     size = min(2, replicas) if noiseless else replicas
     how: Increments = FullBatch(one_gradient)
@@ -143,6 +136,17 @@ def _planned(
         return substeps, subsample
     found = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
     return found.substeps, found.subsample if subsample is None else subsample
+
+
+def _check_path(sde: GradientSDE, point: State, recorded: Sequence[float]) -> None:
+    if any(s != round(s) for s in recorded):
+        raise InvalidInputError(f"solve records at whole level-1 steps; got {list(recorded)}.")
+    missing = [name for name in sde.components if name not in point.components]
+    if missing:
+        raise InvalidInputError(
+            f"the SDE starts from {sde.components}; the start has no {', '.join(missing)}. Use "
+            "warm_up(...), start_from_torch(...) or State(step, ...)."
+        )
 
 
 def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:
