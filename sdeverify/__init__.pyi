@@ -41,6 +41,12 @@ from sdeverify.batch_scaling import (
 from sdeverify.batch_scaling import (
     scale_state as scale_state,
 )
+from sdeverify.campaign import (
+    Campaign as Campaign,
+)
+from sdeverify.campaign import (
+    run as run,
+)
 from sdeverify.certificate import certify as certify
 from sdeverify.ensembles import (
     simulate as simulate,
@@ -173,13 +179,7 @@ from sdeverify.store import (
     Store as Store,
 )
 from sdeverify.study import (
-    Campaign as Campaign,
-)
-from sdeverify.study import (
     Study as Study,
-)
-from sdeverify.study import (
-    run as run,
 )
 from sdeverify.torch_svag import TorchSVAG as TorchSVAG
 from sdeverify.views import four_views as four_views

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.scaling import Yardstick, finite, scaling_dataset
 from sdeverify.batch_scaling import largest_kappa, scale, scale_batch, scale_state
-from sdeverify.ensembles import BLOCK_SIZE, Job, chain_job, run_job
 from sdeverify.errors import InvalidInputError, SdeverifyError
+from sdeverify.job_building import BLOCK_SIZE, chain_job
+from sdeverify.jobs import Job, run_job
 from sdeverify.noise_dominance import close_bounds
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from sdeverify.analysis import estimate_order
+from sdeverify.campaign import Campaign, as_campaign, rooted, weak_error_studies
 from sdeverify.one_step import consistency, fine_levels
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
@@ -22,15 +23,7 @@ from sdeverify.reference.resolution import accuracy_to_resolve, better
 from sdeverify.reference.spectral import exact_continuous, exact_difference, exact_discrete
 from sdeverify.scalings import BallisticRates, Ladder, LearningRates, Rung
 from sdeverify.sdes import GradientFlow, GradientSDE, derive
-from sdeverify.study import (
-    Campaign,
-    Study,
-    along_ladder,
-    as_campaign,
-    claimed_order,
-    rooted,
-    weak_error_studies,
-)
+from sdeverify.study import Study, along_ladder, claimed_order
 
 HALVINGS = 6
 """Rungs of learning rates for one-step moments."""

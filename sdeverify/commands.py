@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from sdeverify.campaign import weak_error_studies
 from sdeverify.certificate import certify
 from sdeverify.cli import MOST_WORKERS, Options
 from sdeverify.loading import Request, load_campaign, parse_settings, study_name
@@ -25,7 +26,7 @@ from sdeverify.report.scaling_view import in_brief, prediction_table
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.runner import compute, run_campaign, share
 from sdeverify.store import Store
-from sdeverify.study import Study, weak_error_studies
+from sdeverify.study import Study
 from sdeverify.worker import Work
 
 _COLUMNS = (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import xarray as xr
 
-from sdeverify.job_building import BLOCK_SIZE, chain_job, path_job, versions
-from sdeverify.jobs import Job, Sink, run_job
+from sdeverify.job_building import BLOCK_SIZE, chain_job, path_job
+from sdeverify.jobs import Sink, run_job
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle
@@ -16,19 +16,6 @@ from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Tensor
 from sdeverify.state import State
 from sdeverify.steppers.discrete import Chain
-
-__all__ = [
-    "BLOCK_SIZE",
-    "Job",
-    "Sink",
-    "chain_job",
-    "iterate_states",
-    "path_job",
-    "run_job",
-    "simulate",
-    "solve",
-    "versions",
-]
 
 
 def simulate(

@@ -20,7 +20,7 @@ from sdeverify.errors import StoreError
 from sdeverify.safe_files import refused, scratch
 
 if TYPE_CHECKING:
-    from sdeverify.ensembles import Job
+    from sdeverify.jobs import Job
 
 FORMAT = 1
 """Version of the layout; a group of another one is refused."""

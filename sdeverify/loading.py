@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdeverify.errors import InvalidInputError, SdeverifyError
 
 if TYPE_CHECKING:
-    from sdeverify.study import Campaign, Study
+    from sdeverify.campaign import Campaign
+    from sdeverify.study import Study
 
 FILE = "study.py"
 VARIABLE = "STUDY"
@@ -120,7 +121,8 @@ def load_campaign(source: str) -> Campaign:
         InvalidInputError: there is no such file, or no `STUDY` in it.
         SdeverifyError: the file's own code fails; the message says where.
     """
-    from sdeverify.study import Campaign, Study, as_campaign
+    from sdeverify.campaign import Campaign, as_campaign
+    from sdeverify.study import Study
 
     path = find_study(source)
     name = f"sdeverify_study_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from sdeverify.ensembles import Job
+    from sdeverify.jobs import Job
 
 _CHAIN_SAMPLES = 16
 """What an optimizer step costs, in gradients of one sample: the batch and its overhead, roughly."""

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Protocol
 
 import xarray as xr
 
+from sdeverify.campaign import assemble
 from sdeverify.claims import Claims
-from sdeverify.ensembles import Job, run_job
 from sdeverify.errors import SdeverifyError
+from sdeverify.jobs import Job, run_job
 from sdeverify.loading import Request, find_study
 from sdeverify.memory import parse_memory
-from sdeverify.study import assemble
 from sdeverify.worker import Prepared, Report, Work, one_thread, run_tasks
 
 _ENVIRONMENT = {

@@ -17,8 +17,9 @@ from sdeverify.analysis.equilibrium import Constants, balance
 from sdeverify.analysis.scaling import Yardstick, finite
 from sdeverify.batch_experiment import RUN, BatchRuns, Yard, batch_runs, checked_yard, job_name
 from sdeverify.batch_scaling import scale, scale_batch
-from sdeverify.ensembles import BLOCK_SIZE, Job, path_job
 from sdeverify.errors import InvalidInputError
+from sdeverify.job_building import BLOCK_SIZE, path_job
+from sdeverify.jobs import Job
 from sdeverify.noise_dominance import close_bounds, decay_of, validity
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer

@@ -30,7 +30,7 @@ from sdeverify.safe_files import reason, refused, replace_folder, scratch
 if TYPE_CHECKING:
     import xarray as xr
 
-    from sdeverify.ensembles import Job
+    from sdeverify.jobs import Job
 
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 

@@ -11,8 +11,9 @@ import xarray as xr
 
 from sdeverify.analysis.weak_error import weak_error
 from sdeverify.axes import OBSERVABLE, STEP
-from sdeverify.ensembles import BLOCK_SIZE, Job, chain_job, path_job, run_job
 from sdeverify.errors import InvalidInputError
+from sdeverify.job_building import BLOCK_SIZE, chain_job, path_job
+from sdeverify.jobs import Job, run_job
 from sdeverify.observables import Observable
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.oracle import GradientOracle

@@ -19,14 +19,14 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from sdeverify.campaign import campaign_jobs
 from sdeverify.claims import Claims
-from sdeverify.ensembles import Job
 from sdeverify.errors import SdeverifyError
+from sdeverify.jobs import Job
 from sdeverify.loading import Built, Request, explained
 from sdeverify.progress import replica_cost
 from sdeverify.rng import Block
 from sdeverify.store import Store, StoredJob
-from sdeverify.study import campaign_jobs
 
 Report = Callable[[str, int], None]
 """Called with an ensemble's name and the replicas of a block that is done."""

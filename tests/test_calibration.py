@@ -17,7 +17,7 @@ import xarray as xr
 from scipy import stats
 
 import sdeverify as sv
-from sdeverify.ensembles import chain_job, path_job
+from sdeverify.job_building import chain_job, path_job
 from sdeverify.problems.library import circle_problem
 from sdeverify.reference import Moving, Periodic, Positive
 from sdeverify.rng import Block

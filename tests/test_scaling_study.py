@@ -17,7 +17,7 @@ from sdeverify.analysis.equilibrium import Constants, balance
 from sdeverify.analysis.reach import chain_log_ratio, crossing
 from sdeverify.analysis.scaling import close_factors
 from sdeverify.cli import app
-from sdeverify.ensembles import run_job
+from sdeverify.jobs import run_job
 from sdeverify.loading import load_campaign
 from sdeverify.problems.problem import FunctionProblem
 from sdeverify.report.scaling_results import ABOVE, AGREES, BELOW, BEYOND, Scaled

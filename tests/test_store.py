@@ -18,8 +18,8 @@ import torch
 import xarray as xr
 import zarr
 
-from sdeverify.ensembles import Job, run_job
 from sdeverify.errors import StoreError
+from sdeverify.jobs import Job, run_job
 from sdeverify.moments import BlockResult
 from sdeverify.observables import Observable
 from sdeverify.rng import Block, blocks_of

@@ -12,9 +12,10 @@ from sdeverify.analysis import estimate_order, overall_verdict, weak_error
 from sdeverify.analysis.verdict import REFUTED
 from sdeverify.axes import STEP
 from sdeverify.certificate import certified_order, exact_chains, one_step_order
-from sdeverify.ensembles import chain_job, path_job, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.faults.fault import Fault
+from sdeverify.job_building import chain_job, path_job
+from sdeverify.jobs import run_job
 from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study import Study, along_ladder
 
