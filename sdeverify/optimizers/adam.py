@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from sdeverify.optimizers.adaptive import (
     Adaptive,
     bias_correction,
-    descend,
     noise_variance,
-    running_mean,
-    running_square,
 )
 from sdeverify.optimizers.optimizer import PerParameter, in_range, only
 from sdeverify.oracle import GradientOracle
@@ -67,15 +64,29 @@ class Adam(Adaptive):
     def step(
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
     ) -> dict[str, Tensor]:
+        own = {name: y[name].clone() for name in self.components}
+        return self.advance(k, own, gradient)
+
+    def advance(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)
-        m = running_mean(y["m"], g, self.beta1)
-        v = running_square(y["v"], g, self.beta2)
+        m = y["m"].lerp_(g, 1 - self.beta1)
+        v = y["v"].mul_(self.beta2)
+        if isinstance(self.beta2, Tensor):
+            v.add_((1 - self.beta2) * g.square())
+        else:
+            v.addcmul_(g, g, value=1 - self.beta2)
         rate, root = self.rate(k), bias_correction(self.beta2, k) ** 0.5
         scale = rate * root / bias_correction(self.beta1, k)
-        theta = descend(y["theta"], m, v.sqrt().add_(self.epsilon * root), scale)
         decay = rate * self.decoupled_weight_decay
         if isinstance(decay, Tensor) or decay != 0:
-            theta.sub_(decay * y["theta"])
+            y["theta"].mul_(1 - decay)
+        divisor = v.sqrt().add_(self.epsilon * root)
+        if isinstance(scale, Tensor):
+            theta = y["theta"].sub_(scale * m / divisor)
+        else:
+            theta = y["theta"].addcdiv_(m, divisor, value=-scale)
         return {"theta": theta, "m": m, "v": v}
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:

@@ -87,11 +87,6 @@ def bias_correction(beta: PerParameter, k: int) -> PerParameter:
     return 1 - beta ** (k + 1)
 
 
-def running_mean(m: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
-    """beta m + (1 - beta) g, in one reading."""
-    return torch.lerp(m, g, 1 - beta)
-
-
 def running_square(v: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
     """beta v + (1 - beta) g^2, in two readings where beta is one number."""
     if isinstance(beta, Tensor):

@@ -65,6 +65,18 @@ class Optimizer(ABC):
     ) -> dict[str, Tensor]:
         """The state after own step k (counted from 0) with this noisy gradient; y is unchanged."""
 
+    def advance(
+        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
+    ) -> dict[str, Tensor]:
+        """`step` that may work in the memory of y, for ensembles that own it."""
+        return self.step(k, y, gradient)
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        """A class with a `step` of its own does not inherit another step's `advance`."""
+        super().__init_subclass__(**arguments)
+        if "step" in vars(cls) and "advance" not in vars(cls):
+            cls.advance = Optimizer.advance  # type: ignore[method-assign]
+
     @abstractmethod
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         """The state before own step k in the SDE's coordinates."""

@@ -39,13 +39,13 @@ class Chain:
         stops = [optimizer.own_step(start.step + s) for s in steps]
         whole = optimizer.from_sde(start, oracle)
         groups = groups_of(whole["theta"], self.cache)
-        ys = [{name: value[group] for name, value in whole.items()} for group in groups]
+        ys = [{name: value[group].clone() for name, value in whole.items()} for group in groups]
         for step, stop in zip(steps, stops, strict=True):
             while k < stop:
                 draw = oracle.draw(streams, k)
                 for i, group in enumerate(groups):
                     own = draw if len(groups) == 1 else oracle.noise.part(draw, group)
-                    ys[i] = optimizer.step(k, ys[i], oracle.sample(ys[i]["theta"], own))
+                    ys[i] = optimizer.advance(k, ys[i], oracle.sample(ys[i]["theta"], own))
                 k += 1
             y = {name: torch.cat([part[name] for part in ys]) for name in whole}
             state = optimizer.to_sde(k, y, oracle)

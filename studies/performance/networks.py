@@ -2,6 +2,7 @@
 
 python studies/performance/networks.py                       # every net, about five minutes
 python studies/performance/networks.py cnn transformer --replicas 1 4
+python studies/performance/networks.py mlp --compiled
 """
 
 from __future__ import annotations
@@ -111,13 +112,17 @@ def step_work(
 
 
 def cost_in_gradients(
-    name: str, replicas: int, forms: Iterable[str] = FORMS, samples: int = 1797
+    name: str,
+    replicas: int,
+    forms: Iterable[str] = FORMS,
+    samples: int = 1797,
+    compiled: bool = False,
 ) -> dict[str, float]:
     """A step's cost a replica in plain gradients, by form."""
     torch.manual_seed(0)
     net = NETS[name]()
     inputs, targets = digits(samples)
-    problem = sv.problem_from_module(net, inputs, targets, LOSS)
+    problem = sv.problem_from_module(net, inputs, targets, LOSS, compiled=compiled)
     theta0 = sv.flatten_parameters(net)
     works: dict[str, Callable[[], object]] = {
         "plain": partial(plain_gradient, net, inputs, targets),
@@ -135,13 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("nets", nargs="*", default=list(NETS))
     parser.add_argument("--replicas", nargs="*", type=int, default=[1, 4, 16])
+    parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| network | replicas | plain gradient, ms | " + " | ".join(FORMS) + " |")
     print("|---|---|---|" + "---|" * len(FORMS))
     for name in options.nets:
         for replicas in options.replicas:
-            found = cost_in_gradients(name, replicas)
+            found = cost_in_gradients(name, replicas, compiled=options.compiled)
             ms = found.pop("ms")
             row = " | ".join(f"{value:.2f}" for value in found.values())
             print(f"| {name} | {replicas} | {ms:.1f} | {row} |", flush=True)

@@ -154,6 +154,31 @@ def test_a_chain_does_not_depend_on_how_its_replicas_are_grouped(
         assert len(set(ends[0][-1].theta[:, 0].tolist())) == 7
 
 
+class Frozen(Adam):
+    """Its own step, on an optimizer that also has an in-place one."""
+
+    def step(self, k, y, gradient):
+        return dict(y)
+
+
+def test_a_step_of_one_s_own_is_the_one_that_a_chain_takes(small_oracle: GradientOracle) -> None:
+    start = start_of(Adam.sde_components, 3)
+    (end,) = Chain(Frozen(learning_rate=0.1), small_oracle).run(start, [4], streams(3))
+    torch.testing.assert_close(end.theta, start.theta)
+
+
+def test_states_along_a_chain_are_those_of_its_pure_steps(small_oracle: GradientOracle) -> None:
+    adam, start = OPTIMIZERS[3], start_of(Adam.sde_components, 3)
+    before = start.theta.clone()
+    found = list(Chain(adam, small_oracle).run(start, [1, 2], streams(3)))
+    y, draws = adam.from_sde(start, small_oracle), streams(3)
+    for k, state in zip((20, 21), found, strict=True):
+        y = adam.step(k, y, small_oracle.sample(y["theta"], small_oracle.draw(draws, k)))
+        torch.testing.assert_close(state.theta, y["theta"])
+        torch.testing.assert_close(state.m, y["m"])
+    assert torch.equal(start.theta, before)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.name)
 def test_a_path_does_not_depend_on_how_its_replicas_are_grouped(
     optimizer: Optimizer, small_oracle: GradientOracle
