@@ -20,7 +20,7 @@ POINTS_PER_DEVIATION = 2.5
 grid's degree outgrow the tails of a normal law, and rounding with them (like exp(n^2/width^2))."""
 LONGEST_BOX = 1.0
 """Length, in periods, up to which a periodic coordinate is kept on the line."""
-MOST_POINTS = {1: (768, 56, 40), 2: (256, 44, 28), 3: (80, 36, 20)}
+MOST_POINTS = {1: (512, 56, 40), 2: (256, 44, 28), 3: (80, 36, 20)}
 """Most points by dimension: around a circle, on the line, along a root."""
 
 

@@ -111,13 +111,6 @@ def converge(run: Run, families: Sequence[Family], growth: Array, accuracy: floa
             break
     if best is None:
         raise failure or GridError("there are no grids to compute on.")
-    size = float(np.abs(best.mean).max())
-    if not best.largest <= MEANINGLESS * size:
-        raise GridError(
-            f"too coarse a grid: expectations of size {size:.3g} have a numerical error of "
-            f"{best.largest:.1e} on the finest grids. Give more points, or compare fewer steps."
-            + (f" Also, {failure}" if failure else "")
-        )
     return best
 
 
@@ -147,6 +140,12 @@ def _climb(run: Run, family: Family, growth: Array, accuracy: float, last: bool)
             break
     if best is None:
         raise failure or GridError("there are fewer than three levels of grids. Give more points.")
+    size = float(np.abs(best.mean).max())
+    if not best.largest <= MEANINGLESS * size:
+        raise failure or GridError(
+            f"too coarse a grid: expectations of size {size:.3g} have a numerical error of "
+            f"{best.largest:.1e} on the finest grids. Give more points, or compare fewer steps."
+        )
     return best
 
 

@@ -224,13 +224,18 @@ def exact_continuous(
 
 
 def sde_families(coordinates: Coordinates) -> list[Family]:
-    """On the line in one box, then in boxes that change with time, then around the circle."""
+    """On the line in one box, then in boxes that change with time, then around the circle.
+
+    In one dimension the circle alone: it is cheap, and reaches rounding.
+    """
     line = tuple(
         replace(c, axis=c.axis.line()) if isinstance(c.axis, Periodic) and c.axis.box_points else c
         for c in coordinates
     )
     circle = on_the_circle(coordinates) or (coordinates,)
-    families = [Family(line), Family(line, PIECES)] if line != coordinates else []
+    families = []
+    if line != coordinates and len(coordinates) > 1:
+        families = [Family(line), Family(line, PIECES)]
     families += [Family(c) for c in circle]
     if any(c.axis.box_is_found for c in coordinates):
         families += [Family(c, PIECES) for c in circle]

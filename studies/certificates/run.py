@@ -61,7 +61,8 @@ def main() -> None:
     shutil.rmtree(HERE / "report", ignore_errors=True)
     (HERE / "report").mkdir()
     shutil.copy(made / "report.md", HERE / "report")
-    shutil.copytree(made / "figures", HERE / "report" / "figures")
+    ignored = shutil.ignore_patterns("*.pdf")
+    shutil.copytree(made / "figures", HERE / "report" / "figures", ignore=ignored)
 
 
 if __name__ == "__main__":
