@@ -9,9 +9,9 @@ One fit, with 95% interval [low, high] for the order and claim p:
 Several observables and steps are judged together by Holm's method at the same 2.5% per side, so
 that looking at many fits refutes no true claim, and supports no false one, more often than that:
 - *refuted*: a fit refutes;
-- *supported*: a fit supports; none refutes, not even at `DOUBT`; none has a limit that is not 0;
-  and, on a ladder that tests the noise, the same data refute the SDE without its noise (gradient
-  flow): data that cannot tell a diffusion from none say nothing of it;
+- *supported*: a fit supports; none refutes, not even at `DOUBT`; none has a limit that is not 0 and
+  may exceed `SMALL_LIMIT`; and, on a ladder that tests the noise, the same data refute the SDE
+  without its noise (gradient flow): data that cannot tell a diffusion from none say nothing of it;
 - *inconclusive* otherwise.
 Support is for the observables that support, which the sentence counts; it names the others.
 """
@@ -93,8 +93,8 @@ def overall_verdict(
     """
     judged = _judged(order, exclude)
     alone = judged["verdict"].values
-    refutation = holm(np.where(alone == REFUTED, judged["refutation_p_value"].values, 1.0))
-    support = holm(np.where(alone == SUPPORTED, judged["support_p_value"].values, 1.0))
+    refutation = _holm(np.where(alone == REFUTED, judged["refutation_p_value"].values, 1.0))
+    support = _holm(np.where(alone == SUPPORTED, judged["support_p_value"].values, 1.0))
     verdict, obstacle, deciding = INCONCLUSIVE, "", -1
     if np.min(refutation) < LEVEL:
         verdict, deciding = REFUTED, int(np.argmin(refutation))
@@ -139,7 +139,8 @@ def _obstacle(
         one = judged.isel(fit=int(np.argmin(refutation)))
         p = float(np.min(refutation))
         return f"{_place(one)} contradicts it (p = {p:.2g}, adjusted for the number of fits)"
-    limited = holm(judged["limit_p_value"].fillna(1.0).values)
+    large = judged["limit_share"] > SMALL_LIMIT
+    limited = _holm(judged["limit_p_value"].where(large, 1.0).fillna(1.0).values)
     if np.min(limited) < 2 * LEVEL:
         one = judged.isel(fit=int(np.argmin(limited)))
         low, high = float(one["limit_low"]), float(one["limit_high"])
@@ -170,7 +171,7 @@ def order_or_raise(order: xr.Dataset, observable: str, step: float | None = None
     return float(one["order"])
 
 
-def holm(p: NDArray[Any]) -> NDArray[Any]:
+def _holm(p: NDArray[Any]) -> NDArray[Any]:
     """P-values adjusted for their number by Holm (1979)."""
     rank = np.argsort(p)
     stepped = np.maximum.accumulate(p[rank] * (len(p) - np.arange(len(p))))
