@@ -97,11 +97,12 @@ class Streams:
             parts.append(whole[block.first : block.last].clone() if cut else whole)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normals of shape `(replica, *shape)`."""
+    def normal(self, *shape: int, size: float = 1.0) -> Tensor:
+        """Normals of standard deviation `size` and shape `(replica, *shape)`."""
 
-        def draw(size: tuple[int, ...], g: torch.Generator) -> Tensor:
-            return torch.randn(size, generator=g, device=self.device, dtype=self.dtype)
+        def draw(whole: tuple[int, ...], g: torch.Generator) -> Tensor:
+            drawn = torch.empty(whole, device=self.device, dtype=self.dtype)
+            return drawn.normal_(0.0, size, generator=g)
 
         return self._each(draw, *shape)
 

@@ -13,6 +13,9 @@ import torch
 from sdeverify.problems.problem import Problem
 from sdeverify.shapes import Float, Tensor
 
+ROWS = 64
+"""At most so many replicas are multiplied as one row."""
+
 
 class GradientValues(NamedTuple):
     """What a step of an SDE needs of the gradient.
@@ -144,7 +147,7 @@ class FactorCovariance(Covariance):
         with_variance: bool,
     ) -> GradientValues:
         mean = problem.gradient(theta)
-        kick = torch.add(self.product(problem, theta, dW).mul_(intensity), mean, alpha=dt)
+        kick = self.product(problem, theta, dW).mul_(intensity).add_(mean, alpha=dt)
         if not with_variance:
             return GradientValues(kick, None, None)
         return GradientValues(kick, mean, self.variance(theta))
@@ -193,8 +196,10 @@ class DiagonalCovariance(FactorCovariance):
             lambda theta: torch.diag(sizes.to(theta)).expand(theta.shape[0], -1, -1), len(sizes)
         )
         object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "_rows", sizes.repeat(ROWS))
 
     sizes: Tensor
+    _rows: Tensor
 
     def product(
         self,
@@ -202,7 +207,28 @@ class DiagonalCovariance(FactorCovariance):
         theta: Float[Tensor, "replica param"],
         z: Float[Tensor, "replica noise"],
     ) -> Float[Tensor, "replica param"]:
-        return z * self.sizes.to(theta)
+        return self._times(z, 1.0)
+
+    def increment(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        dt: float,
+        intensity: float,
+        dW: Float[Tensor, "replica noise"],
+        with_variance: bool,
+    ) -> GradientValues:
+        mean = problem.gradient(theta)
+        kick = self._times(dW, intensity).add_(mean, alpha=dt)
+        if not with_variance:
+            return GradientValues(kick, None, None)
+        return GradientValues(kick, mean, self.variance(theta))
+
+    def _times(self, z: Tensor, factor: float) -> Tensor:
+        """factor s z, with several replicas in a row: few parameters make short inner loops."""
+        width = math.gcd(len(z), ROWS) * len(self.sizes)
+        sizes = self._rows[:width].to(z) * factor
+        return (z.reshape(-1, width) * sizes).view_as(z)
 
     def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
         return self.sizes.to(theta).square().expand_as(theta)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class GaussianNoise(NormalNoise):
                 "a factor given as a function needs columns=, its noise dimension."
             )
 
-    @property
+    @cached_property
     def covariance(self) -> Covariance:
         factor = self.factor
         if isinstance(factor, Tensor):

@@ -70,6 +70,8 @@ class EulerMaruyama:
         self, step: float, ys: list[dict[str, Tensor]], drawn: list[Increment]
     ) -> list[dict[str, Tensor]]:
         groups = groups_of(ys[0]["theta"], self.cache)
+        if len(groups) == 1:
+            return [self._cross(step, y, s, drawn) for y, s in zip(ys, self.substeps, strict=True)]
         parts = [
             [
                 self._cross(
@@ -79,8 +81,6 @@ class EulerMaruyama:
             ]
             for own in groups
         ]
-        if len(groups) == 1:
-            return parts[0]
         return [{n: torch.cat([p[i][n] for p in parts]) for n in y} for i, y in enumerate(ys)]
 
     def _cross(

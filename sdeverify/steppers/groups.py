@@ -10,7 +10,10 @@ CACHE = 3 << 19
 
 def groups_of(theta: Float[Tensor, "replica param"], cache: int) -> list[slice]:
     """All replicas, evenly cut into groups that fit; one group where this is no CPU."""
-    replicas, size = len(theta), theta[:1].numel() * theta.element_size()
-    most = max(1, cache // max(size, 1)) if theta.device.type == "cpu" else replicas
-    each = -(-replicas // -(-replicas // most)) if replicas else 1
+    replicas, params = theta.shape
+    size = params * theta.element_size()
+    most = max(1, cache // max(size, 1)) if theta.is_cpu else replicas
+    if replicas <= most:
+        return [slice(0, replicas)]
+    each = -(-replicas // -(-replicas // most))
     return [slice(i, min(i + each, replicas)) for i in range(0, replicas, each)]

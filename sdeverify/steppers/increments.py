@@ -93,7 +93,7 @@ class FullBatch(Increments):
             )
 
     def draw(self, streams: Streams, sde: GradientSDE, dt: float) -> Increment:
-        return Increment(dt, streams.normal(sde.noise_dim).mul_(math.sqrt(dt)), None)
+        return Increment(dt, streams.normal(sde.noise_dim, size=math.sqrt(dt)), None)
 
     def atoms(
         self, sde: GradientSDE, theta: Float[Tensor, "point param"], dt: float, nodes: int
