@@ -123,7 +123,11 @@ TRANSFORMER = Subject("transformer 9k", SmallTransformer, (8, 8))
 
 
 def on_digits(
-    subject: Subject, samples: int, device: str, dtype: torch.dtype = torch.float32
+    subject: Subject,
+    samples: int,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
 ) -> tuple[ModuleProblem, nn.Module, Tensor, Tensor]:
     """The problem of a network on the first digits, the network itself, inputs and targets."""
     with torch.random.fork_rng(devices=[]):
@@ -132,4 +136,5 @@ def on_digits(
     flat, targets = digits(samples, dtype)
     inputs, targets = flat.reshape(-1, *subject.shape).to(device), targets.to(device)
     loss = nn.CrossEntropyLoss(reduction="none")
-    return problem_from_module(net, inputs, targets, loss), net, inputs, targets
+    problem = problem_from_module(net, inputs, targets, loss, compiled=compiled)
+    return problem, net, inputs, targets

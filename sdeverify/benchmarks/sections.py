@@ -13,7 +13,7 @@ from sdeverify.benchmarks.discrete import discrete_section
 from sdeverify.benchmarks.drawing import drawing_section
 from sdeverify.benchmarks.growth import growth_section
 from sdeverify.benchmarks.measuring import Effort, Section
-from sdeverify.benchmarks.steps import step_section
+from sdeverify.benchmarks.steps import compiled_section, step_section
 
 
 class Row(NamedTuple):
@@ -34,6 +34,7 @@ def sections(effort: Effort) -> list[Section]:
     """The tables, in the order in which they are shown."""
     return [
         step_section(effort),
+        *([] if effort.quick else [compiled_section(effort)]),
         drawing_section(effort),
         discrete_section(effort),
         growth_section(effort),

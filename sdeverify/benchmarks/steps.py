@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import nn
 
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
 from sdeverify.benchmarks.nets import CNN, MLP, TRANSFORMER, Subject, on_digits
+from sdeverify.errors import UnsupportedError
 from sdeverify.noise import MinibatchNoise
 from sdeverify.optimizers import SGD, Adam, Optimizer
 from sdeverify.oracle import GradientOracle
@@ -37,20 +37,18 @@ class Form:
         optimizer: whose SDE it is.
         goals: plain gradients at most, for the MLP, the CNN and the transformer.
         one_gradient: of `FullBatch`.
-        options: further ones of `EulerMaruyama`.
     """
 
     name: str
     optimizer: Optimizer
     goals: tuple[float, float, float]
     one_gradient: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def stepper(self, problem: ModuleProblem) -> EulerMaruyama:
         """The stepper of this form."""
         oracle = GradientOracle(problem, MinibatchNoise(32))
         sde = derive(self.optimizer, oracle)
-        return EulerMaruyama(sde, (1,), FullBatch(self.one_gradient), **self.options)
+        return EulerMaruyama(sde, (1,), FullBatch(self.one_gradient))
 
 
 FORMS = (
@@ -60,39 +58,79 @@ FORMS = (
 )
 
 
+COMPILED = (
+    Form("SGD", SGD(learning_rate=0.1), (0.7, 0.7, 0.7)),
+    Form("Adam, exact diag Σ", ADAM, (0.9, 0.9, 0.9)),
+)
+
+
 def step_section(effort: Effort) -> Section:
     """Three networks, 1 to 128 replicas of the small one."""
     few: Sequence[int] = (1,) if effort.quick else (1, 8, 32)
     many: Sequence[int] = (1, 16) if effort.quick else (1, 4, 16, 64, 128)
-    sizes = ((MLP, many), (CNN, few), (TRANSFORMER, few))
+    title = f"An Euler–Maruyama step with all {SAMPLES} samples"
+    return _section(title, FORMS, (many, few, few), effort)
+
+
+def compiled_section(effort: Effort) -> Section:
+    """The same steps by `problem_from_module(..., compiled=True)`, compiling not timed."""
+    title = "The same step, compiled"
+    return _section(title, COMPILED, ((1, 16, 128), (1,), (1,)), effort, compiled=True)
+
+
+def _section(
+    title: str,
+    forms: Sequence[Form],
+    replicas: Sequence[Sequence[int]],
+    effort: Effort,
+    compiled: bool = False,
+) -> Section:
+    subjects = (MLP, CNN, TRANSFORMER)
     return Section(
-        title="An Euler–Maruyama step with all 1797 samples",
+        title=title,
         unit="plain full-batch gradients (a loop of eager autograd) a replica; digits, float32",
         headings=("network", "replicas"),
-        columns=tuple(form.name for form in FORMS),
+        columns=tuple(form.name for form in forms),
         cases=tuple(
-            Case((subject.name, str(n)), partial(in_plain_gradients, subject, n, effort))
-            for subject, replicas in sizes
-            for n in replicas
+            Case(
+                (subject.name, str(n)),
+                partial(in_plain_gradients, subject, n, effort, forms, compiled),
+            )
+            for subject, each in zip(subjects, replicas, strict=True)
+            for n in each
         ),
         goals={
-            subject.name: {form.name: Goal(form.goals[i]) for form in FORMS}
-            for i, (subject, _) in enumerate(sizes)
+            subject.name: {form.name: Goal(form.goals[i]) for form in forms}
+            for i, subject in enumerate(subjects)
         },
     )
 
 
-def in_plain_gradients(subject: Subject, replicas: int, effort: Effort) -> list[float]:
-    """Each form's seconds for a step of one replica, over those of a plain gradient."""
-    problem, net, inputs, targets = on_digits(subject, SAMPLES, effort.device)
+def in_plain_gradients(
+    subject: Subject,
+    replicas: int,
+    effort: Effort,
+    forms: Sequence[Form] = FORMS,
+    compiled: bool = False,
+) -> list[float | None]:
+    """Each form's seconds for a step of one replica, over those of a plain gradient.
+
+    Nothing is measured where there is no compiler for the compiled form.
+    """
+    try:
+        problem, net, inputs, targets = on_digits(
+            subject, SAMPLES, effort.device, compiled=compiled
+        )
+    except UnsupportedError:
+        return [None] * len(forms)
     turns = min(replicas, LOOPED)
     works = {"plain": plain_gradient(net, inputs, targets, turns)}
-    for form in FORMS:
+    for form in forms:
         stepper = form.stepper(problem)
-        one_step(stepper, problem.reference, 1)()
+        one_step(stepper, problem.reference, replicas if compiled else 1)()
         works[form.name] = one_step(stepper, problem.reference, replicas)
     seconds = interleaved(works, effort)
-    return [turns * seconds[form.name] / replicas / seconds["plain"] for form in FORMS]
+    return [turns * seconds[form.name] / replicas / seconds["plain"] for form in forms]
 
 
 def plain_gradient(net: nn.Module, inputs: Tensor, targets: Tensor, turns: int = 1) -> Work:
