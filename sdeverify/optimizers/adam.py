@@ -65,7 +65,7 @@ class Adam(Adaptive):
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
     ) -> dict[str, Tensor]:
         own = {name: y[name].clone() for name in self.components}
-        return self.advance(k, own, gradient)
+        return Adam.advance(self, k, own, gradient)
 
     def advance(
         self, k: int, y: Components, gradient: Float[Tensor, "replica param"]

@@ -131,7 +131,8 @@ class DenseChain:
                 scratch = b * weights.unsqueeze(1)
                 self._write(out.weighted, layer, scratch, a)
                 self._write(out.mean, layer, b, a)
-                self._write(out.second, layer, torch.mul(b, b, out=scratch), a.square())
+                reused = scratch if scratch.is_contiguous() else None  # as compiling asks for
+                self._write(out.second, layer, torch.mul(b, b, out=reused), a.square())
         return out
 
     def formed(self, theta: Float[Tensor, " param"]) -> int:

@@ -13,10 +13,21 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.reference.grids import Array
 from sdeverify.state import State, pack, unpack
 
+PROBES = 8
+"""Points at which an SDE is asked for its noise."""
 
-def is_noiseless(sde: Any) -> bool:
-    """Whether the SDE says that its noise has size 0."""
-    return bool(getattr(sde, "intensity", 1.0) == 0)
+
+def is_noiseless(sde: Any, start: State) -> bool:
+    """Whether the SDE has no noise: its size is 0, or `g_prod` is, at the start and around it."""
+    if getattr(sde, "intensity", 1.0) == 0:
+        return True
+    rng = np.random.default_rng(0)
+    y0 = pack({n: v.reshape(1, -1) for n, v in start.components.items()}, sde.components)
+    near = torch.from_numpy(np.exp(0.1 * rng.standard_normal((PROBES, y0.shape[1]))))
+    near[0] = 1.0
+    normals = torch.from_numpy(rng.standard_normal((PROBES, sde.noise_dim)))
+    time = start.step * float(sde.time_per_level1_step)
+    return not bool(sde.g_prod(time, y0 * near.to(y0), normals.to(y0)).any())
 
 
 def flow_values(

@@ -196,11 +196,12 @@ def exact_continuous(
     absolute = [point.step + s for s in recorded]
     check_observables_period(coordinates, point, observables, names)
     check_sde_period(coordinates, point, sde)
-    tolerance = TOLERANCES[1 if is_noiseless(sde) else len(coordinates)]
+    noiseless = is_noiseless(sde, point)
+    tolerance = TOLERANCES[1 if noiseless else len(coordinates)]
 
     def run(grids: Family, below: int) -> Array:
         precision = tolerance * (10 if below % 2 else 1)
-        if is_noiseless(sde):
+        if noiseless:
             return flow_values(sde, point, absolute, observables, precision)
         side = Continuous(sde, grids, point, absolute, precision)
         side.check(observables, names)
