@@ -91,8 +91,8 @@ def weak_error_studies(campaign: str, studies: Sequence[Part]) -> list[Study]:
     found = [study for study in studies if isinstance(study, Study)]
     if len(found) < len(studies):
         raise UnsupportedError(
-            f"'{campaign}' is made of {type(studies[0]).__name__}s, which can be measured and "
-            "reported; solve and certify take studies of an SDE's weak error."
+            f"'{campaign}' is made of studies of the class {type(studies[0]).__name__}, which can "
+            "be measured and reported; solve and certify take those of an SDE's weak error."
         )
     return found
 

@@ -275,7 +275,7 @@ def test_what_has_no_sde_side_is_refused_by_solve_and_certify(toy, tmp_path):
     for verb in ("solve", "certify"):
         refused = sdeverify(verb, toy, "--output", tmp_path)
         assert refused.exit_code == 1
-        assert "ScalingStudys, which can be measured and reported" in refused.output
+        assert "of the class ScalingStudy, which can be measured" in " ".join(refused.output.split())
     assert not list(tmp_path.iterdir())
 
 

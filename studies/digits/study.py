@@ -25,7 +25,7 @@ def build(
     seed: int = 0,
     device: str = "cpu",
 ) -> Sequence[sv.Study]:
-    """The four studies; sizes are chosen so that the orders are resolved on two cores."""
+    """The four studies; sizes are chosen for a few minutes on two cores."""
     problem, theta0 = digits_problem(samples, hidden, device=device)
     oracle = sv.GradientOracle(problem, sv.MinibatchNoise(batch_size))
     observables = [
@@ -35,7 +35,7 @@ def build(
         measures.accuracy(problem),
     ]
     sgd = sv.SGD(learning_rate=0.5)
-    rmsprop = sv.RMSprop(learning_rate=0.004, beta=0.97, epsilon=1e-2)
+    rmsprop = sv.RMSprop(learning_rate=0.002, beta=0.97, epsilon=1e-2)
     adam = sv.Adam(learning_rate=0.004, beta1=0.93, beta2=0.97, epsilon=1e-2)
 
     def study(
