@@ -275,7 +275,8 @@ def test_what_has_no_sde_side_is_refused_by_solve_and_certify(toy, tmp_path):
     for verb in ("solve", "certify"):
         refused = sdeverify(verb, toy, "--output", tmp_path)
         assert refused.exit_code == 1
-        assert "of the class ScalingStudy, which can be measured" in " ".join(refused.output.split())
+        said = " ".join(refused.output.split())
+        assert "of the class ScalingStudy, which can be measured" in said
     assert not list(tmp_path.iterdir())
 
 
