@@ -45,8 +45,8 @@ A verification tool is worth what it refutes. Below, every correct study and eve
 
 - **one-step moments** (`consistency`): the moments of one optimizer step, summed over the oracle's
   atoms, against the coded drift and diffusion, while the step shrinks. No sampling, no grid.
-- **exact weak errors** (`certify`): both expectations on spectral grids, no sampling; once more on
-  twice as many points along each axis where the first grid leaves the errors unresolved.
+- **exact weak errors** (`certify`): both expectations on spectral grids, refined until the errors
+  are resolved; no sampling.
 - **Monte Carlo**: the weak error from {replicas} replicas on each side, as on real problems.
 
 Each cell has the verdict on the claimed order, and the local slope of log |error| at the two finest
