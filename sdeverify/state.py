@@ -10,6 +10,8 @@ import torch
 from sdeverify.errors import InvalidInputError
 from sdeverify.shapes import Float, Tensor
 
+Time = float | Tensor
+"""SDE time: a number, or a tensor without dimensions (as torchsde and compiled steps have it)."""
 Components = Mapping[str, Tensor]
 """Named parts of a state, each of shape `(replica, param)`: `theta`, and `p`, `m`, `u`, `v`, ..."""
 

@@ -12,7 +12,7 @@ from sdeverify.faults.correct import correct_studies
 from sdeverify.faults.fault import Drift, Fault, Parts, constants, noise_times, structure, times
 from sdeverify.sdes import GradientSDE
 from sdeverify.shapes import Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 Corrections = Callable[[float, float], tuple[float, float]]
 """(gamma_1, gamma_2) -> the factor in front of m/P, and the one of epsilon_0 in P."""
@@ -131,7 +131,7 @@ def _decay() -> list[Fault]:
 def _direction(factors: Corrections, late: float) -> Drift:
     """d theta/dt with other bias corrections, taken at `late` t."""
 
-    def drift(sde: Any, t: float, y: Components, mean: Tensor, variance: Tensor) -> Parts:
+    def drift(sde: Any, t: Time, y: Components, mean: Tensor, variance: Tensor) -> Parts:
         gamma1, gamma2 = (-math.expm1(-c * late * t) for c in (sde.c1, sde.c2))
         front, of_epsilon = factors(gamma1, gamma2)
         p = sde.sigma0 * y["u"].sqrt() + sde.epsilon0 * of_epsilon
@@ -140,7 +140,7 @@ def _direction(factors: Corrections, late: float) -> Drift:
     return drift
 
 
-def _noise_in_theta(sde: GradientSDE, t: float, y: Components, kick: Tensor) -> Parts:
+def _noise_in_theta(sde: GradientSDE, t: Time, y: Components, kick: Tensor) -> Parts:
     """The noise that RMSprop has, in Adam's equation."""
     shared: Any = sde
     return {"theta": -kick / (shared.sigma0 * y["u"].sqrt() + shared.epsilon0)}

@@ -19,13 +19,13 @@ from sdeverify.sdes.derive import derive
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, State, pack, unpack
+from sdeverify.state import Components, State, Time, pack, unpack
 from sdeverify.study import Study
 
 Parts = Mapping[str, Tensor]
-Drift = Callable[[GradientSDE, float, Components, Tensor, Tensor], Parts]
+Drift = Callable[[GradientSDE, Time, Components, Tensor, Tensor], Parts]
 """(correct SDE, t, y, grad f, diag Sigma) -> the whole drift of some components."""
-Kick = Callable[[GradientSDE, float, Components, Tensor], Parts]
+Kick = Callable[[GradientSDE, Time, Components, Tensor], Parts]
 """(correct SDE, t, y, s F dW) -> the noise of all components, linear in its last argument."""
 Change = Callable[[GradientSDE, Optimizer, GradientOracle], GradientSDE]
 """(correct SDE, its optimizer, its oracle) -> the wrong SDE."""
@@ -79,7 +79,7 @@ class Modified(GradientSDE):
         return self.of_sde.constants
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         assert mean is not None and variance is not None
         total = dict(drift_of(self.of_sde, t, y, mean, variance))
@@ -90,7 +90,7 @@ class Modified(GradientSDE):
         return total
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         if self.noise is None:
             return self.of_sde.inject(t, y, increment)
@@ -102,7 +102,7 @@ class Modified(GradientSDE):
         return replace(correct, name=f"{correct.name}, with a planted fault: {self.what}")
 
 
-def drift_of(sde: GradientSDE, t: float, y: Components, mean: Tensor, variance: Tensor) -> Parts:
+def drift_of(sde: GradientSDE, t: Time, y: Components, mean: Tensor, variance: Tensor) -> Parts:
     """The whole drift of an SDE by component."""
     total = {name: torch.zeros_like(value) for name, value in y.items() if name in sde.components}
     for part in (sde.rest(t, y, mean, variance), sde.inject(t, y, mean)):
@@ -225,7 +225,7 @@ def structure(what: str, drift: Drift | None = None, noise: Kick | None = None) 
 def noise_times(factor: float, what: str) -> Change:
     """Multiplies all noise."""
 
-    def noise(sde: GradientSDE, t: float, y: Components, kick: Tensor) -> Parts:
+    def noise(sde: GradientSDE, t: Time, y: Components, kick: Tensor) -> Parts:
         return {name: factor * part for name, part in sde.inject(t, y, kick).items()}
 
     return structure(what, noise=noise)
@@ -238,11 +238,11 @@ def clock_times(factor: Callable[[Optimizer], float], what: str) -> Change:
         speed = factor(optimizer)
 
         def drift(
-            sde: GradientSDE, t: float, y: Components, mean: Tensor, variance: Tensor
+            sde: GradientSDE, t: Time, y: Components, mean: Tensor, variance: Tensor
         ) -> Parts:
             return {n: speed * d for n, d in drift_of(sde, t, y, mean, variance).items()}
 
-        def noise(sde: GradientSDE, t: float, y: Components, kick: Tensor) -> Parts:
+        def noise(sde: GradientSDE, t: Time, y: Components, kick: Tensor) -> Parts:
             return {n: speed**0.5 * d for n, d in sde.inject(t, y, kick).items()}
 
         return Modified.changed(sde, what, drift, noise)
@@ -253,7 +253,7 @@ def clock_times(factor: Callable[[Optimizer], float], what: str) -> Change:
 def stratonovich(what: str) -> Change:
     """Adds half of sum_j (g_j . grad) g_j to the drift, by central differences along each g_j."""
 
-    def drift(sde: GradientSDE, t: float, y: Components, mean: Tensor, variance: Tensor) -> Parts:
+    def drift(sde: GradientSDE, t: Time, y: Components, mean: Tensor, variance: Tensor) -> Parts:
         at = pack({name: y[name] for name in sde.components}, sde.components)
         extra, h = torch.zeros_like(at), 1e-5
         for unit in torch.eye(sde.noise_dim, dtype=at.dtype):

@@ -22,7 +22,7 @@ from sdeverify.optimizers import Optimizer
 from sdeverify.oracle import GradientOracle
 from sdeverify.sdes import GradientSDE
 from sdeverify.shapes import Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 
 def faults() -> list[Fault]:
@@ -143,11 +143,11 @@ def faults() -> list[Fault]:
     ]
 
 
-def _unit_noise(sde: GradientSDE, t: float, y: Components, kick: Tensor) -> Parts:
+def _unit_noise(sde: GradientSDE, t: Time, y: Components, kick: Tensor) -> Parts:
     return sde.inject(t, y, kick / sde.oracle.variance(y["theta"]).sqrt())
 
 
-def _first_only(sde: GradientSDE, t: float, y: Components, kick: Tensor) -> Parts:
+def _first_only(sde: GradientSDE, t: Time, y: Components, kick: Tensor) -> Parts:
     return sde.inject(t, y, kick * torch.tensor([1.0, 0.0], dtype=kick.dtype))
 
 

@@ -27,6 +27,9 @@ from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch
 from sdeverify.shapes import Float, Tensor
 
+NARROW = 32
+"""Layers with so few outputs are multiplied faster two at a time."""
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -57,6 +60,7 @@ class DenseChain:
     name = "dense chain"
     copies = 2
     together = CACHE
+    piece = 2 << 20
     alone = ONE_REPLICA
 
     def __init__(
@@ -113,7 +117,7 @@ class DenseChain:
             matrices, tape = self._forward(theta, batch)
             signal = self._signal(tape, batch, weights)
             for layer, a, b in self._backward(matrices, tape, signal):
-                self._write(out, layer, b, a)
+                self._write([out], layer, b, a)
         return out
 
     def sums(
@@ -129,22 +133,32 @@ class DenseChain:
             signal = self._signal(tape, batch, None)
             for layer, a, b in self._backward(matrices, tape, signal):
                 scratch = b * weights.unsqueeze(1)
-                self._write(out.weighted, layer, scratch, a)
-                self._write(out.mean, layer, b, a)
+                if layer.shape[0] <= NARROW:
+                    self._write([out.weighted, out.mean], layer, torch.cat([scratch, b], 1), a)
+                else:
+                    self._write([out.weighted], layer, scratch, a)
+                    self._write([out.mean], layer, b, a)
                 reused = scratch if scratch.is_contiguous() else None  # as compiling asks for
-                self._write(out.second, layer, torch.mul(b, b, out=reused), a.square())
+                self._write([out.second], layer, torch.mul(b, b, out=reused), a.square())
         return out
 
     def formed(self, theta: Float[Tensor, " param"]) -> int:
         """None are formed."""
         return 0
 
-    def _write(self, out: Tensor, layer: Dense, b: Tensor, a: Tensor) -> None:
-        """The products and sums of one layer into their places in `(replica, param)`."""
+    def _write(self, outs: list[Tensor], layer: Dense, b: Tensor, a: Tensor) -> None:
+        """The products and sums of one layer into their places in each `(replica, param)`.
+
+        `b` has the signals for one of `outs` after those for the other, `(replica, outs * out, n)`.
+        """
+        parts = (len(b), len(outs), -1)
         if layer.weight in self.model.layout.live:
-            self._part(out, layer.weight).copy_(_products(b, a))
+            products = torch.bmm(b, a.expand(len(b), -1, -1)).view(parts)
+            for out, product in zip(outs, products.unbind(1), strict=True):
+                self._part(out, layer.weight).copy_(product)
         if layer.bias in self.model.layout.live:
-            self._part(out, layer.bias).copy_(b.sum(-1))
+            for out, total in zip(outs, b.sum(-1).view(parts).unbind(1), strict=True):
+                self._part(out, layer.bias).copy_(total)
 
     def _part(self, flat: Tensor, name: str | None) -> Tensor:
         assert name is not None
@@ -217,8 +231,3 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 def _dense(path: str, module: nn.Linear) -> Dense:
     bias = None if module.bias is None else f"{path}bias"
     return Dense(f"{path}weight", bias, (module.out_features, module.in_features))
-
-
-def _products(b: Tensor, a: Tensor) -> Float[Tensor, "replica weight"]:
-    """sum_i b_i a_i^T for every replica."""
-    return torch.bmm(b, a.expand(len(b), -1, -1)).flatten(1)

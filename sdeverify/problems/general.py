@@ -13,6 +13,9 @@ from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
 from sdeverify.shapes import Float, Tensor
 
+WHOLE = 1 << 40
+"""A `piece` of everything: smaller ones gained nothing."""
+
 
 class GradientRoute(Protocol):
     """A way to compute sum_i w_i grad l_i for some replicas on some samples."""
@@ -22,6 +25,8 @@ class GradientRoute(Protocol):
     """Size of what one pass holds, in units of what autograd saves for one backward pass."""
     together: int
     """Bytes of one replica up to which others at its side make it faster on a CPU."""
+    piece: int
+    """Bytes that its compiled form is to keep at a time on a CPU."""
 
     def weighted(
         self,
@@ -40,6 +45,8 @@ class MomentsRoute(Protocol):
     """Size of what one pass holds, in units of what autograd saves for one backward pass."""
     together: int
     """Bytes of one replica up to which others at its side make it faster on a CPU."""
+    piece: int
+    """Bytes that its compiled form is to keep at a time on a CPU."""
     alone: int
     """Bytes of one replica's samples that a CPU takes best at once."""
 
@@ -66,6 +73,7 @@ class General:
     name = "per sample"
     copies = 1
     together = 2 << 20
+    piece = WHOLE
     alone = 96 << 20
 
     def __init__(self, model: FunctionalModel) -> None:

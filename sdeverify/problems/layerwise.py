@@ -15,6 +15,7 @@ from torch import nn
 
 from sdeverify.problems.chunks import ONE_REPLICA
 from sdeverify.problems.functional import FunctionalModel
+from sdeverify.problems.general import WHOLE
 from sdeverify.problems.layers import Sums, rule_for
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
@@ -30,6 +31,7 @@ class Layerwise:
     name = "layerwise"
     copies = 2
     together = 2 << 20
+    piece = WHOLE
     alone = ONE_REPLICA
 
     def __init__(self, model: FunctionalModel, layers: dict[str, nn.Module]) -> None:

@@ -27,6 +27,8 @@ class AnalyticProblem(Problem):
         dim: number of parameters.
         samples: number of samples.
         periods: the period of each parameter, None for a parameter on the line.
+        compiled: whether steps on it are compiled (`dataclasses.replace(problem, compiled=True)`):
+            the same numbers to rounding, at a cost of seconds for each SDE and step size.
     """
 
     values: Callable[[Tensor], Tensor]
@@ -37,6 +39,7 @@ class AnalyticProblem(Problem):
     periods: tuple[float | None, ...]
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    compiled: bool = False
 
     def losses(
         self,

@@ -43,6 +43,8 @@ class ModuleProblem(Problem):
     chunks: Chunks
     compiled: bool = False
 
+    compiles_gradients = True
+
     @classmethod
     def assemble(
         cls,
@@ -263,13 +265,17 @@ class ModuleProblem(Problem):
     def _probe(self) -> Batch:
         return Batch(self.data.first(min(3, self.samples)), True)
 
+    @property
+    def _compiled_sample(self) -> int | None:
+        return self._saved.sample if self.compiled else None
+
     @cached_property
     def _gradients(self) -> GradientRoute:
-        return gradient_route(self._general, self.reference, self._probe, self.compiled)
+        return gradient_route(self._general, self.reference, self._probe, self._compiled_sample)
 
     @cached_property
     def _moments(self) -> MomentsRoute:
-        return moments_route(self._general, self.reference, self._probe, self.compiled)
+        return moments_route(self._general, self.reference, self._probe, self._compiled_sample)
 
     @cached_property
     def _saved(self) -> Cost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch.func import grad, vmap
@@ -34,6 +34,10 @@ class Problem(ABC):
     """Number of samples N."""
     dtype: torch.dtype
     device: torch.device
+    compiled: bool = False
+    """Whether what is computed on it goes through a compiler."""
+    compiles_gradients: ClassVar[bool] = False
+    """Whether it compiles its gradients itself, so that a step cannot be compiled through them."""
 
     @abstractmethod
     def losses(

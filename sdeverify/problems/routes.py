@@ -20,26 +20,33 @@ PERTURBATION = 0.1
 """Trial parameters are off the net's own by this much, so that zero-initialised layers count."""
 
 
-def gradient_route(general: General, theta: Tensor, probe: Batch, compiled: bool) -> GradientRoute:
-    """The dense chain where it applies, else autograd."""
+def gradient_route(
+    general: General, theta: Tensor, probe: Batch, sample: int | None
+) -> GradientRoute:
+    """The dense chain where it applies, else autograd.
+
+    With `sample`, the bytes that a backward pass keeps for each sample, it is compiled.
+    """
     chain = DenseChain.of(general.model)
     fits = chain is not None and _agree(chain.weighted, general.weighted, theta, probe)
     route: GradientRoute = chain if chain is not None and fits else general
-    if not compiled:
+    if sample is None:
         return route
     from sdeverify.problems.compiled import CompiledGradient
 
-    return CompiledGradient(route)
+    return CompiledGradient(route, sample)
 
 
-def moments_route(general: General, theta: Tensor, probe: Batch, compiled: bool) -> MomentsRoute:
-    """The dense chain, the layerwise form or per-sample gradients."""
+def moments_route(
+    general: General, theta: Tensor, probe: Batch, sample: int | None
+) -> MomentsRoute:
+    """The dense chain, the layerwise form or per-sample gradients; compiled as the gradient is."""
     route = _fastest_moments(general, theta, probe)
-    if not compiled:
+    if sample is None:
         return route
     from sdeverify.problems.compiled import CompiledMoments
 
-    return CompiledMoments(route)
+    return CompiledMoments(route, sample)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from sdeverify.sdes.adaptive import AdaptiveSDE
 from sdeverify.sdes.description import Description, number
 from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Adam(AdaptiveSDE):
     def constants(self) -> Mapping[str, PerParameter]:
         return {**self.shared_constants, "c1": self.c1, "decay0": self.decay0}
 
-    def direction(self, t: float, y: Components) -> Tensor:
+    def direction(self, t: Time, y: Components) -> Tensor:
         """d theta/dt."""
-        if not t > 0:
+        if not isinstance(t, Tensor) and not t > 0:
             raise InvalidInputError(
                 f"Adam's SDE is singular at t = 0; got t = {t:g}. Start from a state after a few "
                 "optimizer steps: warm_up(...) or start_from_torch(...)."
@@ -78,7 +78,7 @@ class Adam(AdaptiveSDE):
         return update
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         return {
             "theta": self.direction(t, y),
@@ -87,7 +87,7 @@ class Adam(AdaptiveSDE):
         }
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         return {"m": self.c1 * increment}
 
@@ -129,5 +129,6 @@ class Adam(AdaptiveSDE):
         )
 
 
-def _one_minus_exp(c: PerParameter, t: float) -> PerParameter:
-    return -torch.expm1(-c * t) if isinstance(c, Tensor) else -math.expm1(-c * t)
+def _one_minus_exp(c: PerParameter, t: Time) -> PerParameter:
+    x = -c * t
+    return -torch.expm1(x) if isinstance(x, Tensor) else -math.expm1(x)

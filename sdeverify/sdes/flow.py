@@ -12,7 +12,7 @@ from sdeverify.sdes.derive import default_sde
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class GradientFlow(GradientSDE):
         return {k: v for k, v in self.of_sde.constants.items() if k != "temperature"}
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         return self.of_sde.rest(t, y, mean, variance)
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         return self.of_sde.inject(t, y, increment)
 

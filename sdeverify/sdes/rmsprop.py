@@ -14,7 +14,7 @@ from sdeverify.sdes.adaptive import AdaptiveSDE
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class RMSprop(AdaptiveSDE):
     def constants(self) -> Mapping[str, PerParameter]:
         return self.shared_constants
 
-    def descent(self, t: float, y: Components, gradient: Tensor) -> Tensor:
+    def descent(self, t: Time, y: Components, gradient: Tensor) -> Tensor:
         """-(ratio/P) gradient."""
         scale = (self.sigma0 * y["u"].sqrt()).add_(self.epsilon0)
         return (gradient / scale).mul_(-self.ratio(t))
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         change = {"u": self.drift_of_u(y, mean, variance)}
         decay = self.decay(y)
@@ -62,7 +62,7 @@ class RMSprop(AdaptiveSDE):
         return change
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         return {"theta": self.descent(t, y, increment)}
 

@@ -15,7 +15,7 @@ from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.description import Description
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, pack, unpack
+from sdeverify.state import Components, Time, pack, unpack
 
 
 class SDE(ABC):
@@ -51,20 +51,20 @@ class SDE(ABC):
         """The SDE in words and formulas, with this run's constants."""
 
     @abstractmethod
-    def f(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
+    def f(self, t: Time, y: Float[Tensor, "replica packed"]) -> Tensor:
         """The drift."""
 
     @abstractmethod
     def g_prod(
         self,
-        t: float | Tensor,
+        t: Time,
         y: Float[Tensor, "replica packed"],
         v: Float[Tensor, "replica noise"],
     ) -> Float[Tensor, "replica packed"]:
         """The diffusion product g(t, y) v."""
 
     @final
-    def g(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
+    def g(self, t: Time, y: Float[Tensor, "replica packed"]) -> Tensor:
         """The dense diffusion `(replica, packed, noise)`: g_prod on unit vectors."""
         columns = [
             self.g_prod(t, y, unit.expand(y.shape[0], -1))
@@ -74,7 +74,7 @@ class SDE(ABC):
 
     def f_and_g_prod(
         self,
-        t: float | Tensor,
+        t: Time,
         y: Float[Tensor, "replica packed"],
         v: Float[Tensor, "replica noise"],
     ) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ class GradientSDE(SDE):
 
     @abstractmethod
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         """The drift apart from dG's, by component; left-out components have none.
 
@@ -125,7 +125,7 @@ class GradientSDE(SDE):
 
     @abstractmethod
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         """The change of the state under a gradient increment, linear in it."""
 
@@ -144,11 +144,12 @@ class GradientSDE(SDE):
         """The numbers in the equation, without the clock; equal constants mean the same SDE."""
 
     @final
-    def ratio(self, t: float) -> PerParameter:
+    def ratio(self, t: Time) -> PerParameter:
         """The learning rate at time t in units of the largest one."""
         if self.learning_rate_ratio is None:
             return 1.0
-        return self.learning_rate_ratio(t / self.time_per_level1_step)
+        step: Any = t / self.time_per_level1_step
+        return self.learning_rate_ratio(step)
 
     @property
     def dim(self) -> int:
@@ -159,7 +160,7 @@ class GradientSDE(SDE):
         return self.oracle.noise_dim
 
     @final
-    def f(self, t: float | Tensor, y: Float[Tensor, "replica packed"]) -> Tensor:
+    def f(self, t: Time, y: Float[Tensor, "replica packed"]) -> Tensor:
         state = unpack(y, self.components)
         if self.uses_moments:
             mean, variance = self.oracle.mean_and_variance(state["theta"])
@@ -172,7 +173,7 @@ class GradientSDE(SDE):
     @final
     def g_prod(
         self,
-        t: float | Tensor,
+        t: Time,
         y: Float[Tensor, "replica packed"],
         v: Float[Tensor, "replica noise"],
     ) -> Float[Tensor, "replica packed"]:
@@ -181,9 +182,7 @@ class GradientSDE(SDE):
         return pack(self._sum(state, self.inject(float(t), state, kick)), self.components)
 
     @final
-    def euler(
-        self, t: float, y: Components, dt: float, values: GradientValues
-    ) -> dict[str, Tensor]:
+    def euler(self, t: Time, y: Components, dt: float, values: GradientValues) -> dict[str, Tensor]:
         """One Euler-Maruyama step with a gradient increment over dt that is already there."""
         rest = self.rest(t, y, values.mean, values.variance)
         kick = self.inject(t, y, values.increment)

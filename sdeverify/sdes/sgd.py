@@ -14,7 +14,7 @@ from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.description import Description, number
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 SMOOTH = "smooth losses with derivatives of polynomial growth, over a fixed horizon"
 INDEPENDENT = "independent gradients at each step, with finite moments"
@@ -65,14 +65,14 @@ class SGDFirstOrder(GradientSDE):
         return {"temperature": self.temperature, "weight_decay": self.weight_decay}
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
             return {}
         return {"theta": -self.ratio(t) * self.weight_decay * y["theta"]}
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         return {"theta": -self.ratio(t) * increment}
 
@@ -145,13 +145,13 @@ class SGDSecondOrder(GradientSDE):
         return {"temperature": self.temperature, "learning_rate": self.learning_rate}
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         pull = self.oracle.problem.squared_gradient_drift(y["theta"])
         return {"theta": -0.5 * self.learning_rate * pull}
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         return {"theta": -increment}
 

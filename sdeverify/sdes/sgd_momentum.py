@@ -14,7 +14,7 @@ from sdeverify.sdes.description import Description, number
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
 from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components
+from sdeverify.state import Components, Time
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class SGDMomentum(GradientSDE):
         }
 
     def rest(
-        self, t: float, y: Components, mean: Tensor | None, variance: Tensor | None
+        self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
         pull = self.friction * y["p"] + self.weight_decay * y["theta"]
         return {"theta": self.ratio(t) * y["p"], "p": -pull}
 
     def inject(
-        self, t: float, y: Components, increment: Float[Tensor, "replica param"]
+        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
     ) -> Mapping[str, Tensor]:
         return {"p": -increment}
 

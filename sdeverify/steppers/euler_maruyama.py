@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import pairwise
 
 import torch
@@ -14,7 +15,7 @@ from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Tensor
 from sdeverify.state import State
 from sdeverify.steppers.groups import CACHE, groups_of
-from sdeverify.steppers.increments import Increment, Increments
+from sdeverify.steppers.increments import Increment, Increments, Move
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,30 @@ class EulerMaruyama:
 
         `start` is an ensemble of as many replicas as the streams serve.
         """
-        names, finest = self.sde.components, self.substeps[-1]
+        names, finest, dt = self.sde.components, self.substeps[-1], self.dt
         ys = [{n: start.components[n] for n in names} for _ in self.substeps]
+        groups = groups_of(start.theta, self.cache)
         yield [State(start.step, **y) for y in ys]
         for k in range(steps):
-            ys = self._one_step(
-                start.step + k,
-                ys,
-                [self.increments.draw(streams, self.sde, self.dt) for _ in range(finest)],
-            )
+            drawn = [self.increments.draw(streams, self.sde, dt) for _ in range(finest)]
+            ys = self._one_step(start.step + k, ys, drawn, groups)
             yield [State(start.step + k + 1, **y) for y in ys]
 
+    @cached_property
+    def _move(self) -> Move:
+        if not self.sde.oracle.problem.compiled:
+            return partial(self.increments.move, self.sde)
+        from sdeverify.steppers.compiled_move import CompiledMove
+
+        return CompiledMove(self.sde, self.increments)
+
     def _one_step(
-        self, step: float, ys: list[dict[str, Tensor]], drawn: list[Increment]
+        self,
+        step: float,
+        ys: list[dict[str, Tensor]],
+        drawn: list[Increment],
+        groups: list[slice],
     ) -> list[dict[str, Tensor]]:
-        groups = groups_of(ys[0]["theta"], self.cache)
         if len(groups) == 1:
             return [self._cross(step, y, s, drawn) for y, s in zip(ys, self.substeps, strict=True)]
         parts = [
@@ -91,6 +101,5 @@ class EulerMaruyama:
         for i in range(substeps):
             parts = drawn[i * group : (i + 1) * group]
             increment = parts[0] if group == 1 else self.increments.merge(parts)
-            values = self.increments.evaluate(self.sde, y["theta"], increment)
-            y = self.sde.euler((step + i / substeps) * unit, y, increment.dt, values)
+            y = self._move((step + i / substeps) * unit, y, increment)
         return y

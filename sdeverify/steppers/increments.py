@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from sdeverify.noise.minibatch import multisets
 from sdeverify.rng import Streams
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.shapes import Float, Tensor
+from sdeverify.state import Components
 
 
 class Increment(NamedTuple):
@@ -38,6 +39,10 @@ class Increment(NamedTuple):
         """The increment of some of the replicas."""
         own = None if self.indices is None else self.indices[replicas]
         return Increment(self.dt, self.noise[replicas], own)
+
+
+Move = Callable[[float, dict[str, Tensor], Increment], dict[str, Tensor]]
+"""(t, state, increment) -> the state after one integrator step."""
 
 
 class Increments(ABC):
@@ -60,6 +65,12 @@ class Increments(ABC):
         self, sde: GradientSDE, theta: Float[Tensor, "replica param"], increment: Increment
     ) -> GradientValues:
         """dG = (grad f) dt + s F dW at theta, with the moments that the SDE reads."""
+
+    def move(
+        self, sde: GradientSDE, t: float, y: Components, increment: Increment
+    ) -> dict[str, Tensor]:
+        """The state after one Euler-Maruyama step."""
+        return sde.euler(t, y, increment.dt, self.evaluate(sde, y["theta"], increment))
 
     @abstractmethod
     def atoms(

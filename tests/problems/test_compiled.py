@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sdeverify as sv
-from sdeverify.problems.compiled import compiled
+from sdeverify.compiling import compiled
 from sdeverify.problems.module_problem import ModuleProblem
 from sdeverify.rng import Block, Streams
 from sdeverify.state import State
