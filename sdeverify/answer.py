@@ -14,6 +14,7 @@ from torch import nn
 
 from sdeverify import measures
 from sdeverify.analysis import weak_error
+from sdeverify.arguments import whole
 from sdeverify.ensembles import simulate, solve
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.gradient_noise import NoiseStatistics, noise_statistics
@@ -187,6 +188,7 @@ def verify(
     flow = GradientFlow.without_noise(sde)
     seen = list(observables) if observables is not None else _default_observables(problem)
     if replicas is not None:
+        replicas = whole(replicas, "replicas")
         precision = precision_of(max(1, replicas)) * 2**0.5
     how = plan(sde, precision, True, substeps, subsample)
     runs = how.runs if replicas is None else replicas

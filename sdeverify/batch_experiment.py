@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdeverify.analysis.scaling import Yardstick, finite, scaling_dataset
+from sdeverify.arguments import confidence_level, count_or_steps, number, numbers
 from sdeverify.batch_scaling import largest_kappa, scale, scale_batch, scale_state
 from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.job_building import BLOCK_SIZE, chain_job
@@ -219,22 +220,19 @@ def checked_yard(yard: Yard) -> Yard:
     Raises:
         InvalidInputError: a tolerance, a yardstick, a confidence or a closeness that is none.
     """
-    if not (yard.tolerance > 0 and math.isfinite(yard.tolerance)):
-        raise InvalidInputError(
-            f"the tolerance is a share > 0 of the yardstick; got {yard.tolerance}."
-        )
+    if not 0 < number(yard.tolerance, "tolerance") < math.inf:
+        raise InvalidInputError(f"tolerance is a share > 0 of the yardstick; got {yard.tolerance}.")
     if yard.yardstick not in get_args(Yardstick):
         known = ", ".join(get_args(Yardstick))
         raise InvalidInputError(f"the yardstick is one of {known}; got {yard.yardstick!r}.")
-    if not 0 < yard.confidence < 1:
-        raise InvalidInputError(f"the confidence lies between 0 and 1; got {yard.confidence}.")
-    if not (yard.closeness > 1 and math.isfinite(yard.closeness)):
+    confidence_level(yard.confidence)
+    if not 1 < number(yard.closeness, "closeness") < math.inf:
         raise InvalidInputError(f"closeness is a factor > 1; got {yard.closeness}.")
     return yard
 
 
 def _checked_factors(kappas: Sequence[float]) -> list[float]:
-    factors = [float(kappa) for kappa in kappas]
+    factors = numbers(kappas, "kappas")
     if not factors or not all(1 <= k < math.inf for k in factors):
         raise InvalidInputError(
             f"kappas are batch factors >= 1; got {list(kappas)}. To compare smaller batches, let "
@@ -250,6 +248,8 @@ def _checked_factors(kappas: Sequence[float]) -> list[float]:
 
 def _chosen(optimizer: Optimizer, rules: Sequence[str | BatchRule] | None) -> list[BatchRule]:
     kind = type(optimizer)
+    if isinstance(rules, str) or not isinstance(rules, Sequence | None):
+        raise InvalidInputError(f"rules are a list of names; got {rules!r}. Give ['auto'], say.")
     found = rules_for(kind) if rules is None else [rule_for(kind, rule) for rule in rules]
     names = [rule.name for rule in found]
     if not found or len(set(names)) < len(names):
@@ -288,13 +288,13 @@ def _recorded(
             f"{meet}, but the start is at step {start:g}. Let it be a multiple, with "
             f"warm_up(..., steps={unit * max(1, round(start / unit))}) say, or take other kappas."
         )
-    if isinstance(steps, int):
-        if steps < unit:
-            raise InvalidInputError(f"{meet}; got steps={steps}. Take {unit} or more.")
-        whole = steps // unit
-        counts = np.unique(np.linspace(0, whole, min(whole, RECORDED) + 1).round())
+    given = count_or_steps(steps)
+    if isinstance(given, int):
+        if given < unit:
+            raise InvalidInputError(f"{meet}; got steps={given}. Take {unit} or more.")
+        most = given // unit
+        counts = np.unique(np.linspace(0, most, min(most, RECORDED) + 1).round())
         return tuple(float(unit * count) for count in counts)
-    off = [step for step in steps if step % unit]
-    if off or not len(steps):
-        raise InvalidInputError(f"{meet}; got steps {list(steps)}.")
-    return tuple(float(step) for step in steps)
+    if not given or any(step % unit for step in given):
+        raise InvalidInputError(f"{meet}; got steps {given}.")
+    return tuple(given)

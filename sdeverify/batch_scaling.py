@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.amplified import AmplifiedNoise
 from sdeverify.noise.gaussian import GaussianNoise, GaussianSurrogate
@@ -188,7 +189,7 @@ def _changed_ours(optimizer: Optimizer, change: Change) -> Optimizer:
 
 
 def _check_positive(kappa: float) -> None:
-    if not (kappa > 0 and math.isfinite(kappa)):
+    if not 0 < number(kappa, "kappa") < math.inf:
         raise InvalidInputError(
             f"kappa = {kappa} leaves no batch; the batch factor is a positive number, below 1 for "
             "smaller batches."

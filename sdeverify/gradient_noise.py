@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdeverify.arguments import whole
 from sdeverify.errors import InvalidInputError
 from sdeverify.problems.problem import Problem
 from sdeverify.shapes import Float, Tensor
@@ -70,7 +71,7 @@ class NoiseStatistics:
 
     def of_batch(self, batch_size: int) -> NoiseStatistics:
         """The same for the mean gradient of `batch_size` samples drawn with replacement."""
-        if batch_size < 1:
+        if whole(batch_size, "batch_size") < 1:
             raise InvalidInputError(f"a batch has at least one sample; got {batch_size}.")
         return NoiseStatistics(
             self.samples,

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from sdeverify.analysis import estimate_order, ladder
+from sdeverify.arguments import wholes
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import GradientValues
 from sdeverify.noise.noise import Atoms
@@ -52,6 +53,7 @@ def certify_integrator(
     Raises:
         InvalidInputError, UnsupportedError: as `exact_weak_error`, or fewer than two step sizes.
     """
+    substeps = wholes(substeps, "substeps")
     if len(substeps) < 2 or list(substeps) != sorted(set(substeps)):
         raise InvalidInputError(
             f"an order needs two or more ascending substeps, e.g. (1, 2, 4); got {substeps!r}."

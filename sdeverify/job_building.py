@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdeverify.arguments import recorded_steps, whole, wholes
 from sdeverify.errors import InvalidInputError
 from sdeverify.footprints import chain_footprint, path_footprint
 from sdeverify.jobs import Job
@@ -45,7 +46,8 @@ def chain_job(
     block_size: int = BLOCK_SIZE,
 ) -> Job:
     """The work of `simulate`, refused here where the arguments are wrong."""
-    point, recorded = _checked(start, steps, observables, replicas, oracle.problem)
+    point, recorded = _checked(start, steps, observables, oracle.problem)
+    replicas, seed, block_size = _counts(replicas, seed, block_size)
     chain = Chain(optimizer, oracle)
     for step in recorded:
         optimizer.own_step(point.step + step)
@@ -83,7 +85,8 @@ def path_job(
 ) -> Job:
     """The work of `solve`, refused here where the arguments are wrong."""
     problem = sde.oracle.problem
-    point, recorded = _checked(start, steps, observables, replicas, problem)
+    point, recorded = _checked(start, steps, observables, problem)
+    replicas, seed, block_size = _counts(replicas, seed, block_size)
     _check_path(sde, point, recorded)
     substeps, subsample = _planned(sde, replicas, substeps, subsample, one_gradient)
     if subsample and one_gradient:
@@ -130,8 +133,12 @@ def _planned(
     one_gradient: bool,
 ) -> tuple[Sequence[int], int]:
     """Step sizes and samples as asked for, and as planned where they are left open."""
-    if one_gradient and subsample is None:
+    if subsample is not None:
+        subsample = whole(subsample, "subsample")
+    elif one_gradient:
         subsample = 0
+    if substeps is not None:
+        substeps = wholes(substeps, "substeps")
     if substeps is not None and subsample is not None:
         return substeps, subsample
     found = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
@@ -149,23 +156,10 @@ def _check_path(sde: GradientSDE, point: State, recorded: Sequence[float]) -> No
         )
 
 
-def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:
-    """The steps to record, from 0 on: about ten for a number, those of a sequence."""
-    if isinstance(steps, int):
-        if steps < 1:
-            raise InvalidInputError(f"steps must be >= 1; got {steps}.")
-        return tuple(float(s) for s in np.unique(np.linspace(0, steps, 11).round()))
-    listed = sorted({0.0, *(float(s) for s in steps)})
-    if len(listed) < 2 or listed[0] < 0:
-        raise InvalidInputError(f"steps are counted forward from the start; got {list(steps)}.")
-    return tuple(listed)
-
-
 def _checked(
     start: State | Tensor,
     steps: int | Sequence[float],
     observables: Sequence[Observable],
-    replicas: int,
     problem: Problem,
 ) -> tuple[State, tuple[float, ...]]:
     point = start if isinstance(start, State) else State(0, theta=start)
@@ -175,8 +169,6 @@ def _checked(
             f"the start is one point of {problem.dim} parameters, shape ({problem.dim},); got "
             f"{tuple(theta.shape)}."
         )
-    if replicas < 2:
-        raise InvalidInputError(f"an ensemble needs at least 2 replicas; got {replicas}.")
     names = [o.name for o in observables]
     if not names or len(set(names)) != len(names):
         raise InvalidInputError(f"observables need different names, at least one; got {names}.")
@@ -185,6 +177,14 @@ def _checked(
         for name, value in point.components.items()
     }
     return State(point.step, **moved), recorded_steps(steps)
+
+
+def _counts(replicas: int, seed: int, block_size: int) -> tuple[int, int, int]:
+    if whole(replicas, "replicas") < 2:
+        raise InvalidInputError(f"an ensemble needs at least 2 replicas; got {replicas}.")
+    if whole(block_size, "block_size") < 1:
+        raise InvalidInputError(f"a block has at least 1 replica; got block_size={block_size}.")
+    return whole(replicas, "replicas"), whole(seed, "seed"), whole(block_size, "block_size")
 
 
 def _measure(observables: Sequence[Observable], state: State) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdeverify.arguments import confidence_level, whole
 from sdeverify.batch_scaling import largest_kappa
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.gradient_noise import NoiseStatistics, noise_statistics
@@ -90,7 +91,8 @@ def validity(
         InvalidInputError: fewer than 3 replicas, no steps, or a run that diverged.
         UnsupportedError: gradients that are not independent from step to step.
     """
-    if replicas < 3 or steps < 1:
+    confidence, seed = confidence_level(confidence), whole(seed, "seed")
+    if whole(replicas, "replicas") < 3 or whole(steps, "steps") < 1:
         raise InvalidInputError(
             f"validity needs 3 replicas or more and a step or more; got {replicas} and {steps}."
         )
@@ -102,17 +104,15 @@ def validity(
     decay = decay_of(optimizer)
     required = required_noise_to_signal(closeness, decay)
     state = start if isinstance(start, State) else State(0, theta=start)
-    run, ends = _run(optimizer, oracle, state, steps, replicas, seed)
+    run, ends = _run(optimizer, oracle, state, int(steps), int(replicas), seed)
     over_time = run.mean(1)
     fields = _measured(run)
     ratio = ratio_interval(over_time[:, 1], over_time[:, 0], confidence)
     fields |= _predictions(ratio, required, closeness, decay, optimizer, oracle)
     if decay:
         lhs = (2 - decay) * (decay / optimizer.learning_rate) * over_time[:, 2]
-        fields |= _interval(
-            "balance",
-            ratio_interval(lhs, optimizer.learning_rate * over_time[:, :2].sum(1), confidence),
-        )
+        rhs = optimizer.learning_rate * over_time[:, :2].sum(1)
+        fields |= _interval("balance", ratio_interval(lhs, rhs, confidence))
     fields |= _shape(oracle, state, ends)
     coords = {
         "step": state.step + np.arange(run.shape[1]) / optimizer.refinement,

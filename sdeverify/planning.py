@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdeverify.analysis.allocation import best_allocation
+from sdeverify.arguments import number, whole, wholes
 from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.steppers.increments import Subsampled
@@ -80,16 +81,20 @@ def plan(
     Raises:
         InvalidInputError: a precision that is not positive.
     """
-    if not precision > 0:
+    if not number(precision, "the precision") > 0:
         raise InvalidInputError(
             f"the precision is a positive share of an observable's spread, 0.1 say; got "
             f"{precision}."
         )
     why, fine = "the samples were asked for", "the dt were asked for"
-    if substeps is None:
+    if substeps is not None:
+        substeps = wholes(substeps, "substeps")
+    else:
         substeps = _substeps(precision)
         fine = f"these dt serve a precision of {precision:.2g} spreads"
-    if subsample is None:
+    if subsample is not None:
+        subsample = whole(subsample, "subsample")
+    else:
         subsample, why = _subsample(sde, max(substeps, default=1))
     wanted = NOISE_SHARE * precision
     weights, costs = [1.0], [_cost(sde, substeps, subsample)]

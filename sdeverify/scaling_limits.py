@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError
 
 
@@ -119,7 +120,7 @@ def ratio_interval(
 
 
 def _check(closeness: float, decay: float) -> None:
-    if not closeness > 1:
+    if not number(closeness, "closeness") > 1:
         raise InvalidInputError(
             f"closeness is a factor C > 1, the square root of 2 as a rule; got {closeness}."
         )

@@ -15,6 +15,7 @@ import xarray as xr
 from sdeverify import measures
 from sdeverify.analysis.equilibrium import Constants, balance
 from sdeverify.analysis.scaling import Yardstick, finite
+from sdeverify.arguments import whole, wholes
 from sdeverify.batch_experiment import RUN, BatchRuns, Yard, batch_runs, checked_yard, job_name
 from sdeverify.batch_scaling import scale, scale_batch
 from sdeverify.errors import InvalidInputError
@@ -78,6 +79,19 @@ class ScalingStudy:
     subsample: int = 0
     seed: int = 0
     start_note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "replicas",
+            "block_size",
+            "prediction_steps",
+            "prediction_replicas",
+            "path_replicas",
+            "subsample",
+            "seed",
+        ):
+            whole(getattr(self, name), name)
+        wholes(self.substeps, "substeps")
 
     @property
     def yard(self) -> Yard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import ClassVar
 
 import xarray as xr
 
+from sdeverify.arguments import number, numbers
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.gaussian import GaussianNoise
 from sdeverify.optimizers.adaptive import Adaptive
@@ -32,7 +34,7 @@ def svag(
     Raises:
         InvalidInputError: level < 1.
     """
-    if not level >= 1:
+    if not 1 <= number(level, "SVAG's level") < math.inf:
         raise InvalidInputError(
             f"SVAG's level is a real number >= 1 (1 is the optimizer itself); got {level}."
         )
@@ -105,7 +107,11 @@ class SvagLevels(Ladder):
     )
 
     def __post_init__(self) -> None:
-        _ascending("levels", self.levels)
+        listed = numbers(self.levels, "levels")
+        if not listed or not all(a < b for a, b in pairwise(listed)):
+            raise InvalidInputError(
+                f"the ladder's levels must go from coarse to fine; got {listed}."
+            )
 
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
         return [Rung(float(lv), *svag(optimizer, oracle, lv)) for lv in self.levels]
@@ -133,7 +139,7 @@ class LearningRates(Ladder):
     )
 
     def __post_init__(self) -> None:
-        _ascending("rates", [-r for r in self.rates])
+        _descending(self.rates)
 
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
         _starts_at_own_rate(self.rates, optimizer)
@@ -171,7 +177,7 @@ class BallisticRates(Ladder):
     )
 
     def __post_init__(self) -> None:
-        _ascending("rates", [-r for r in self.rates])
+        _descending(self.rates)
 
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
         if not isinstance(optimizer, Adaptive):
@@ -202,6 +208,9 @@ def _with_noise_scaled(oracle: GradientOracle, factor: float) -> GradientOracle:
     return replace(oracle, noise=replace(oracle.noise, sigma=oracle.noise.sigma * factor))
 
 
-def _ascending(name: str, values: Sequence[float]) -> None:
-    if len(values) < 1 or any(b <= a for a, b in pairwise(values)):
-        raise InvalidInputError(f"the ladder's {name} must go from coarse to fine; got {values}.")
+def _descending(rates: Sequence[float]) -> None:
+    listed = numbers(rates, "rates")
+    if not listed or not all(a > b for a, b in pairwise(listed)) or not listed[-1] > 0:
+        raise InvalidInputError(
+            f"the ladder's rates must go from coarse to fine, all of them > 0; got {listed}."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdeverify.arguments import whole
 from sdeverify.ensembles import iterate_states
 from sdeverify.errors import InvalidInputError
 from sdeverify.optimizers.optimizer import Optimizer
@@ -37,6 +38,7 @@ def warm_up(
         raise InvalidInputError(
             f"theta0 is one parameter vector of shape ({problem.dim},); got {tuple(theta0.shape)}."
         )
+    steps, seed = whole(steps, "steps"), whole(seed, "seed")
     if steps < 0:
         raise InvalidInputError(f"steps must be >= 0; got {steps}.")
     theta = theta0.detach().to(dtype=problem.dtype, device=problem.device).reshape(1, -1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError
 from sdeverify.shapes import Float, Tensor
 
@@ -40,7 +41,7 @@ class State:
                 "all components of a State have one shape, (param,) or (replica, param); "
                 f"got {shapes}"
             )
-        self.step = float(step)
+        self.step = number(step, "a State's step")
         self.components = dict(components)
 
     def __getattr__(self, name: str) -> Any:

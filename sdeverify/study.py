@@ -12,6 +12,7 @@ import xarray as xr
 
 from sdeverify.analysis import estimate_order, ladder, weak_error
 from sdeverify.analysis.confirmation import confirm
+from sdeverify.arguments import whole, wholes
 from sdeverify.gradient_noise import noise_statistics
 from sdeverify.job_building import chain_job, path_job
 from sdeverify.jobs import Job
@@ -64,6 +65,12 @@ class Study:
     confirm_replicas: int = 0
     seed: int = 0
     start_note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "subsample", "confirm_replicas", "seed"):
+            whole(getattr(self, name), name)
+        whole(self.path_replicas or 0, "path_replicas")
+        wholes(self.substeps, "substeps")
 
     def rungs(self) -> list[Rung]:
         """The discrete runs, coarsest first."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.amplified import amplification_weights
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
@@ -51,7 +52,7 @@ class TorchSVAG:
     def __init__(
         self, optimizer: torch.optim.Optimizer, level: float, *, schedule_stretched: bool = False
     ) -> None:
-        if not (level >= 1 and math.isfinite(level)):
+        if not 1 <= number(level, "SVAG's level") < math.inf:
             raise InvalidInputError(
                 f"SVAG's level is a real number >= 1 (1 is the optimizer itself); got {level}."
             )
@@ -91,7 +92,7 @@ class TorchSVAG:
 
     def own_steps(self, steps: float) -> int:
         """The own steps in `steps` steps of the optimizer; refused where not a whole number."""
-        own = steps * self.refinement
+        own = number(steps, "steps") * self.refinement
         nearest = round(own)
         if abs(own - nearest) > 1e-9 * max(1.0, abs(own)):
             raise InvalidInputError(

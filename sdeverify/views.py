@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from sdeverify.analysis.weak_error import weak_error
+from sdeverify.arguments import confidence_level, numbers, whole
 from sdeverify.axes import OBSERVABLE, STEP
 from sdeverify.errors import InvalidInputError
 from sdeverify.job_building import BLOCK_SIZE, chain_job, path_job
@@ -91,6 +92,7 @@ def four_views(
         SdeverifyError: a view diverged.
     """
     _check_levels(levels)
+    confidence, seed = confidence_level(confidence), whole(seed, "seed")
     equation = derive(optimizer, oracle, sde, **(sde_options or {}))
     runs: dict[str, tuple[float, Optimizer, GradientOracle]] = {
         OPTIMIZER: (1.0, optimizer, oracle),
@@ -242,9 +244,8 @@ def _check_keeps_sde(level: float, ours: GradientSDE, theirs: GradientSDE) -> No
 
 
 def _check_levels(levels: Sequence[float]) -> None:
-    bad = [level for level in levels if not (level >= 1 and np.isfinite(level))]
-    if bad or len(set(levels)) < len(levels):
+    listed = numbers(levels, "levels")
+    if not all(1 <= level < np.inf for level in listed) or len(set(listed)) < len(listed):
         raise InvalidInputError(
-            f"SVAG's levels are different real numbers >= 1 (1 is the optimizer); got "
-            f"{list(levels)}."
+            f"SVAG's levels are different real numbers >= 1 (1 is the optimizer); got {listed}."
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import runpy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,36 @@ EXTRA = {"weight_decay": 0.05, "decoupled_weight_decay": 0.1, "dampening": 0.5}
 """Values of those that are 0 by default, tried one at a time; switches are tried as they are."""
 
 
+NOISE_VALUES: dict[str, Any] = {
+    "batch_size": 2,
+    "base": sv.MinibatchNoise(2),
+    "of": sv.MinibatchNoise(2),
+    "amplification": 1.7,
+    "factor": torch.tensor([[1.0, 0.3], [0.0, 0.7]]).double(),
+    "sigma": 0.5,
+}
+"""What noises are made of, by the name of the argument."""
+NOISE_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "factor": [
+        {"factor": torch.tensor([1.0, 0.7]).double()},
+        {"factor": lambda x: x.cos().unsqueeze(-1), "columns": 1},
+    ],
+}
+"""Other forms of an argument, tried one at a time; switches are tried as they are."""
+
+
 def plug_ins(package: Any, base: type) -> dict[str, Any]:
-    """The concrete classes that a package offers, by name."""
+    """The concrete subclasses of `base` that a package's modules define, by name."""
+    modules = [
+        import_module(found.name)
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
     return {
-        name: kind
-        for name in package.__all__
-        if inspect.isclass(kind := getattr(package, name))
+        kind.__name__: kind
+        for module in modules
+        for kind in vars(module).values()
+        if inspect.isclass(kind)
+        and kind.__module__ == module.__name__
         and issubclass(kind, base)
         and not inspect.isabstract(kind)
     }
@@ -77,20 +103,28 @@ def sde_cases() -> dict[str, tuple[Any, Optimizer, dict[str, Any]]]:
 
 SDES = sde_cases()
 QUICK = ["SGDFirstOrder of SGD", "SGDSecondOrder of SGD"]
-NOISES: dict[str, noise.Noise] = {
-    "MinibatchNoise": sv.MinibatchNoise(2),
-    "MinibatchNoise, without replacement": sv.MinibatchNoise(2, replacement=False),
-    "ShuffledEpochs": sv.ShuffledEpochs(2),
-    "GaussianNoise": sv.GaussianNoise(torch.tensor([[1.0, 0.3], [0.0, 0.7]]).double(), 0.5),
-    "GaussianNoise, of theta": sv.GaussianNoise(lambda x: x.cos().unsqueeze(-1), columns=1),
-    "GaussianSurrogate": sv.GaussianSurrogate(sv.MinibatchNoise(2)),
-    "AmplifiedNoise": sv.AmplifiedNoise(sv.MinibatchNoise(2), 1.7),
-}
+NOISES = plug_ins(noise, noise.Noise)
+
+
+def examples(kind: Any) -> list[noise.Noise]:
+    """A noise class with the values above, and with each of its options in turn."""
+    parameters = inspect.signature(kind).parameters
+    needed = [n for n, p in parameters.items() if p.default is p.empty and n not in NOISE_VALUES]
+    assert not needed, (
+        f"{kind.__name__} has no example to be checked with: "
+        f"add a value of {', '.join(needed)} to NOISE_VALUES."
+    )
+    usual = {n: NOISE_VALUES[n] for n in parameters if n in NOISE_VALUES}
+    switches = [{n: not p.default} for n, p in parameters.items() if isinstance(p.default, bool)]
+    other = [options for n in parameters for options in NOISE_OPTIONS.get(n, [])]
+    return [kind(**{**usual, **options}) for options in ({}, *switches, *other)]
 
 
 def test_every_plug_in_goes_through_the_kit() -> None:
-    """Optimizers and SDEs are found; noises are too different and are held against those found."""
-    assert set(plug_ins(noise, noise.Noise)) == {n.split(",")[0] for n in NOISES}
+    """All are found in the package's modules; what is found is also what the package offers."""
+    for package, base in ((noise, noise.Noise), (optimizers, Optimizer), (sdes, sdes.SDE)):
+        assert set(plug_ins(package, base)) <= set(package.__all__)
+    assert len(NOISES) >= 5
     assert len(OPTIMIZERS) >= 12
     checked = {kind.__name__ for kind, _, _ in SDES.values()}
     assert checked | {"GradientFlow"} == set(plug_ins(sdes, sdes.SDE))
@@ -139,7 +173,18 @@ def test_an_sde_that_is_wrong_away_from_the_start_is_refuted_over_a_horizon() ->
 @pytest.mark.parametrize("name", NOISES)
 def test_our_noises_conform(name: str) -> None:
     """Fixed seed; a correct noise is refused with probability 1e-6 over seeds."""
-    check_noise(NOISES[name])
+    for example in examples(NOISES[name]):
+        check_noise(example)
+
+
+@dataclass(frozen=True)
+class Heated(sv.MinibatchNoise):
+    temperature: float = field(kw_only=True)
+
+
+def test_a_noise_without_an_example_is_named_with_what_it_needs() -> None:
+    with pytest.raises(AssertionError, match="Heated has no example.* a value of temperature to"):
+        examples(Heated)
 
 
 def test_gradient_flow_is_told_that_it_lacks_the_noise() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]
@@ -20,7 +21,7 @@ def svag_cost(level: float, power: int) -> float:
     Args:
         power: 1 for SGD and momentum, 2 for RMSprop and Adam.
     """
-    if not level >= 1 or power not in (1, 2):
+    if not number(level, "level") >= 1 or power not in (1, 2):
         raise InvalidInputError(
             f"SVAG has levels >= 1, with l^power own steps, power 1 or 2; got level {level}, "
             f"power {power}."
@@ -83,7 +84,7 @@ def best_allocation(
     if (budget is None) == (standard_error is None):
         raise InvalidInputError("give either a budget or a standard_error, not both or none.")
     if standard_error is not None:
-        if not standard_error > 0:
+        if not number(standard_error, "standard_error") > 0:
             raise InvalidInputError(f"a standard error is positive; got {standard_error}.")
         total = product / standard_error**2
         n = np.maximum(2, np.ceil(share * total / math.sqrt(product) - 1e-9))
@@ -100,7 +101,7 @@ def best_allocation(
 
 def _within(budget: float, share: Array, costs: Array) -> NDArray[np.float64]:
     """Whole replicas in the ratio of `share`, at least 2 each, that fit into the budget."""
-    if not budget >= 2 * costs.sum():
+    if not number(budget, "budget") >= 2 * costs.sum():
         raise InvalidInputError(
             f"two replicas a level cost {2 * costs.sum():g}; the budget is {budget:g}."
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.bands import simultaneous_quantile
 from sdeverify.analysis.sides import EXTRAPOLATION, Ensemble, difference, side_of
+from sdeverify.arguments import confidence_level
 from sdeverify.axes import OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
 from sdeverify.errors import InvalidInputError
 from sdeverify.pooling import extrapolation_weights, pool_blocks, variance_of_the_mean
@@ -50,6 +51,7 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
     Raises:
         InvalidInputError: not a chain and a path, values not finite, or axes that differ.
     """
+    confidence = confidence_level(confidence)
     check_chain(chain)
     check_path(path)
     path = _aligned(chain, path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
@@ -19,7 +20,7 @@ from sdeverify.shapes import Float, Tensor
 
 def amplification_weights(a: float) -> tuple[float, float]:
     """r_1, r_2 = (1 +- sqrt(2 a^2 - 1))/2, so that r_1 + r_2 = 1 and r_1^2 + r_2^2 = a^2."""
-    if a < 1:
+    if not number(a, "an amplification") >= 1:
         raise InvalidInputError(f"an amplification is at least 1; got {a}.")
     root = math.sqrt(2 * a * a - 1)
     return (1 + root) / 2, (1 - root) / 2

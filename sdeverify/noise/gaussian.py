@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdeverify.arguments import number, whole
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import (
     ConstantCovariance,
@@ -61,12 +62,15 @@ class GaussianNoise(NormalNoise):
     nodes: int = 16
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
+        if not number(self.sigma, "sigma") >= 0:
             raise InvalidInputError(f"sigma must be >= 0; got {self.sigma}.")
         if not isinstance(self.factor, Tensor) and self.columns is None:
             raise InvalidInputError(
                 "a factor given as a function needs columns=, its noise dimension."
             )
+        for name, value in (("columns", self.columns), ("nodes", self.nodes)):
+            if value is not None and whole(value, name) < 1:
+                raise InvalidInputError(f"{name} must be >= 1; got {value}.")
 
     @cached_property
     def covariance(self) -> Covariance:

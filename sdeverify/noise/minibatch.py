@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from sdeverify.arguments import whole
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance, SampleCovariance
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
 
 def check_batch_size(batch_size: int, problem: Problem, replacement: bool) -> None:
     """Refuses an empty batch, and one larger than the data where samples are not put back."""
-    if batch_size < 1 or int(batch_size) != batch_size:
+    if whole(batch_size, "batch_size") < 1:
         raise InvalidInputError(f"batch_size must be a whole number >= 1; got {batch_size}.")
     if not replacement and batch_size > problem.samples:
         raise InvalidInputError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sdeverify.arguments import number
 from sdeverify.errors import InvalidInputError
 from sdeverify.oracle import GradientOracle
 from sdeverify.shapes import Float, Tensor
@@ -40,9 +42,10 @@ class Optimizer(ABC):
     """One level-1 step is level**refinement_power own steps at SVAG's `level`."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
+        number(self.refinement, f"{self.name}: refinement")
+        if not 0 < number(self.learning_rate, f"{self.name}: learning_rate") < math.inf:
             raise InvalidInputError(
-                f"{self.name}: the learning rate must be > 0; got {self.learning_rate}."
+                f"{self.name}: the learning rate must be > 0 and finite; got {self.learning_rate}."
             )
 
     @property
@@ -124,8 +127,8 @@ def in_range(
     closed: bool = False,
 ) -> None:
     """Refuses a hyperparameter outside [low, high), or [low, high] where `closed`."""
-    lowest = float(value.min()) if isinstance(value, Tensor) else value
-    highest = float(value.max()) if isinstance(value, Tensor) else value
+    ends = (value.min(), value.max()) if isinstance(value, Tensor) else (value, value)
+    lowest, highest = (number(end, f"{optimizer.name}: {name}") for end in ends)
     if not (lowest >= low and (highest < high or (highest == high and closed))):
         end = "]" if closed else ")"
         raise InvalidInputError(

@@ -7,6 +7,7 @@ import logging
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from sdeverify.arguments import whole
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.adaptive import Adaptive
@@ -159,6 +160,7 @@ def _step_of(
     if counts:
         return counts[0]
     if step is not None:
+        step = whole(step, "step")
         if buffered and step < 1:
             raise InvalidInputError(f"momentum buffers come from step 1 on; got step={step}.")
         return step

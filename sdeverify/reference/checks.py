@@ -158,19 +158,6 @@ def check_inward(
         )
 
 
-def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:
-    """The steps to record, from 0 on: about ten for a number, those of a sequence."""
-    if isinstance(steps, int):
-        listed = [float(s) for s in np.unique(np.linspace(0, steps, 11).round())]
-    else:
-        listed = sorted({0.0, *(float(s) for s in steps)})
-    if len(listed) < 2 or listed[0] < 0:
-        raise InvalidInputError(
-            f"steps are level-1 steps counted forward from the start, at least one; got {steps}."
-        )
-    return tuple(listed)
-
-
 def check_observables(observables: Sequence[Any]) -> list[str]:
     """The observables' names, which differ."""
     names = [str(getattr(o, "name", "")) for o in observables]

@@ -20,6 +20,7 @@ import torch
 import xarray as xr
 
 from sdeverify.analysis.weak_error import weak_error
+from sdeverify.arguments import recorded_steps
 from sdeverify.reference.checks import (
     Domain,
     check_box_lengths,
@@ -27,7 +28,6 @@ from sdeverify.reference.checks import (
     check_oracle,
     coordinates_of,
     point_of,
-    recorded_steps,
 )
 from sdeverify.reference.domain import Periodic
 from sdeverify.reference.evolution import Continuous

@@ -25,7 +25,13 @@ def build(
     seed: int = 0,
     device: str = "cpu",
 ) -> Sequence[sv.Study]:
-    """The four studies; sizes are chosen for a few minutes on two cores."""
+    """The four studies; sizes are chosen for a few minutes on two cores.
+
+    RMSprop's learning rate is chosen for an order that is resolved; at 0.004 it was not. SGD's
+    ladder of rates starts where |theta|^2 shows order 1. Loss and |grad f|^2 have hardly an error
+    of first order here (gradient descent minus gradient flow at 0.25: -0.002 and -0.0004), so
+    theirs falls faster at all rates where so many replicas resolve it.
+    """
     problem, theta0 = digits_problem(samples, hidden, device=device)
     oracle = sv.GradientOracle(problem, sv.MinibatchNoise(batch_size))
     observables = [
@@ -35,6 +41,7 @@ def build(
         measures.accuracy(problem),
     ]
     sgd = sv.SGD(learning_rate=0.5)
+    slow = sv.SGD(learning_rate=0.25)
     rmsprop = sv.RMSprop(learning_rate=0.002, beta=0.97, epsilon=1e-2)
     adam = sv.Adam(learning_rate=0.004, beta1=0.93, beta2=0.97, epsilon=1e-2)
 
@@ -67,11 +74,13 @@ def build(
         )
 
     levels = sv.SvagLevels([1, ROOT, 2, 2 * ROOT, 4])
-    early: Any = {"horizon": sgd_steps, "warm": 20}  # where SGD's error is large beside its spread
-    rates = sv.LearningRates([0.5, 0.25, 0.125, 0.0625])
+    # SGD early in training, where its error is large beside its spread: from a time of 10 to 16.
+    early: Any = {"horizon": sgd_steps, "warm": 20}
+    early_slow: Any = {"horizon": 2 * sgd_steps, "warm": 40}
+    rates = sv.LearningRates([0.25, 0.125, 0.0625, 0.03125])
     return [
         study("sgd-levels", "SGD along SVAG levels", sgd, sv.SvagLevels([1, 2, 4, 8]), 4, **early),
-        study("sgd-rates", "SGD along learning rates", sgd, rates, 2, (2, 4), **early),
+        study("sgd-rates", "SGD along learning rates", slow, rates, 2, (2, 4), **early_slow),
         study("rmsprop-levels", "RMSprop along SVAG levels", rmsprop, levels, 2),
         study("adam-levels", "Adam along SVAG levels", adam, levels, 2),
     ]
