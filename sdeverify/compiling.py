@@ -6,6 +6,9 @@ tensors are constants in it; random numbers are arguments, drawn outside.
 
 from __future__ import annotations
 
+import os
+import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -25,6 +28,29 @@ OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
 }
 
 
+def compiler() -> str:
+    """The C++ compiler that work for a CPU is given to: `CXX` of the environment, or g++."""
+    return os.environ.get("CXX", "g++")
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether there is what compiling for a device needs."""
+    return device.type != "cpu" or shutil.which(compiler()) is not None
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuses to compile for a CPU where there is no C++ compiler.
+
+    Raises:
+        UnsupportedError: names the program that was looked for.
+    """
+    if not has_compiler(device):
+        raise UnsupportedError(
+            f"compiled=True needs a C++ compiler; there is no program {compiler()!r}. Install g++ "
+            "or clang++ (and name it in the environment variable CXX), or use compiled=False."
+        )
+
+
 def compiled(function: Function, examples: Sequence[Tensor]) -> Function:
     """The function for contiguous arguments of these shapes, after a comparison on the examples.
 
@@ -34,10 +60,7 @@ def compiled(function: Function, examples: Sequence[Tensor]) -> Function:
     given = tuple(examples)
     with torch.no_grad():
         try:
-            graph = make_fx(function)(*given)
-            if given[0].is_cpu:
-                _keep_tanh(graph)
-            fast: Function = torch._inductor.compile(graph, [*given], options=OPTIONS)
+            fast = _compiled(function, given)
             got = fast(*given)
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -49,6 +72,16 @@ def compiled(function: Function, examples: Sequence[Tensor]) -> Function:
                     "the compiled numbers differ from the plain ones by "
                     f"{float((fine - want).abs().max()):.3g}."
                 )
+    return fast
+
+
+def _compiled(function: Function, given: tuple[Tensor, ...]) -> Function:
+    with warnings.catch_warnings():  # torch imports parts of itself that it deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)
+        graph = make_fx(function)(*given)
+        if given[0].is_cpu:
+            _keep_tanh(graph)
+        fast: Function = torch._inductor.compile(graph, [*given], options=OPTIONS)
     return fast
 
 

@@ -36,11 +36,32 @@ def test_works_take_turns_after_one_untimed_turn_each() -> None:
     assert set(found) == {"a", "b"}
 
 
-def test_the_slower_work_has_the_larger_median_and_time_is_kept() -> None:
+def test_the_slower_work_takes_longer_and_time_is_kept() -> None:
     found = interleaved(
-        {"short": lambda: None, "long": lambda: spin(0.02)}, Effort(rounds=50, seconds=0.05)
+        {"short": lambda: spin(0.005), "long": lambda: spin(0.02)},
+        Effort(rounds=50, seconds=0.1),
     )
-    assert found["long"] >= 0.02 > found["short"]
+    assert found["long"] > 2 * found["short"] > 0.005
+
+
+def test_a_change_of_the_machines_speed_changes_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(Effort, "now", lambda effort: clock.seconds)
+    works = {"a": lambda: clock.run(1.0), "b": lambda: clock.run(2.0), "c": clock.slow_down}
+    found = interleaved(works, Effort(rounds=9, patience=1e9))
+    assert found["b"] / found["a"] == pytest.approx(2.0)
+
+
+class Clock:
+    """Time on a machine that is slowed down in turns."""
+
+    seconds, slowness = 0.0, 1.0
+
+    def run(self, work: float) -> None:
+        self.seconds += work * self.slowness
+
+    def slow_down(self) -> None:
+        self.slowness *= 1.5
 
 
 def test_waiting_takes_no_processor_time() -> None:

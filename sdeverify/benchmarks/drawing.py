@@ -10,6 +10,7 @@ import torch
 from torchsde import sdeint
 
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
+from sdeverify.compiling import has_compiler
 from sdeverify.job_building import NORMALS
 from sdeverify.noise import GaussianNoise
 from sdeverify.optimizers import SGD
@@ -30,12 +31,13 @@ SIGMA = 0.5
 
 ALONE, OURS = "torchsde alone", "torchsde, our Brownian motion"
 DOUBLE, SOLVE = "our loop, normals in the state's precision", "our loop, as sv.solve runs it"
-COLUMNS = (ALONE, OURS, DOUBLE, SOLVE)
+COMPILED = "the same, compiled"
+COLUMNS = (ALONE, OURS, DOUBLE, SOLVE, COMPILED)
 
 
 def drawing_section(effort: Effort) -> Section:
     """float32 and float64."""
-    steps = 50 if effort.quick else 1000
+    steps = 50 if effort.quick else 250
     return Section(
         title=f"{REPLICAS:,} replicas × {DIMENSIONS} dimensions × {steps:,} steps",
         unit="the bare drawing of the normals, in place, in the state's precision",
@@ -45,11 +47,11 @@ def drawing_section(effort: Effort) -> Section:
             Case((str(dtype).removeprefix("torch."),), partial(_measured, dtype, steps, effort))
             for dtype in (torch.float32, torch.float64)
         ),
-        goals={"float32": {SOLVE: Goal(1.25)}, "float64": {SOLVE: Goal(0.3)}},
+        goals={"float32": {COMPILED: Goal(1.25)}, "float64": {COMPILED: Goal(0.3)}},
     )
 
 
-def ornstein_uhlenbeck(dtype: torch.dtype, device: str) -> GradientSDE:
+def ornstein_uhlenbeck(dtype: torch.dtype, device: str, compiled: bool = False) -> GradientSDE:
     """d theta = -theta dt + s dW, as the SDE of SGD on a parabola with Gaussian noise."""
     problem = AnalyticProblem(
         values=lambda theta: theta.square().sum(1, keepdim=True) / 2,
@@ -60,6 +62,7 @@ def ornstein_uhlenbeck(dtype: torch.dtype, device: str) -> GradientSDE:
         periods=(None,) * DIMENSIONS,
         dtype=dtype,
         device=torch.device(device),
+        compiled=compiled,
     )
     sizes = torch.full((DIMENSIONS,), SIGMA, dtype=dtype, device=device)
     return derive(SGD(learning_rate=RATE), GradientOracle(problem, GaussianNoise(sizes)))
@@ -93,10 +96,12 @@ def our_loop(
     steps: int,
     device: str = "cpu",
     normals: torch.dtype = NORMALS,
+    compiled: bool = False,
     **options: Any,
 ) -> Work:
     """The whole ensemble, step by step, without observables; `options` are the stepper's."""
-    stepper = EulerMaruyama(ornstein_uhlenbeck(dtype, device), (1,), FullBatch(), **options)
+    sde = ornstein_uhlenbeck(dtype, device, compiled)
+    stepper = EulerMaruyama(sde, (1,), FullBatch(), **options)
     start = _start(dtype, device)
 
     def work() -> None:
@@ -117,6 +122,8 @@ def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | No
         OURS: lambda: integrate_with_torchsde(sde, start, 1, steps, streams()),
         SOLVE: our_loop(dtype, steps, device),
     }
+    if has_compiler(torch.device(device)):
+        works[COMPILED] = our_loop(dtype, steps, device, compiled=True)
     if dtype != NORMALS:
         works[DOUBLE] = our_loop(dtype, steps, device, dtype)
     alone: dict[str, Work] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ class Effort:
         device: where the tensors live.
     """
 
-    rounds: int = 9
+    rounds: int = 41
     seconds: float = 5.0
     patience: float = 15.0
     quick: bool = False
@@ -47,20 +48,31 @@ def efforts(quick: bool, device: str) -> Effort:
 
 
 def interleaved(works: Mapping[str, Work], effort: Effort) -> dict[str, float]:
-    """Median seconds of each work on one thread, after one turn that does not count.
+    """Seconds of each work on one thread, after one turn that does not count.
 
-    The works take turns, so that a change of the machine's speed hits all of them alike.
+    The works take turns, and each is compared with the first one of the same turn: the median of
+    these ratios, times the first work's median. So a machine whose speed changes from one second to
+    the next (a neighbour on the same core, say) changes no ratio.
     """
-    first = _turn(works, effort)
-    if sum(first.values()) > effort.patience:
-        return first
+    untimed = _turn(works, effort)
+    if sum(untimed.values()) > effort.patience:
+        return untimed
     begin = time.perf_counter()
     turns: list[dict[str, float]] = []
     while len(turns) < effort.rounds:
         turns.append(_turn(works, effort))
         if time.perf_counter() - begin > effort.seconds:
             break
-    return {name: statistics.median(turn[name] for turn in turns) for name in works}
+    first = next(iter(works))
+    size = statistics.median(turn[first] for turn in turns)
+    return {
+        name: size * statistics.median(_ratio(turn[name], turn[first]) for turn in turns)
+        for name in works
+    }
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else math.nan
 
 
 def _turn(works: Mapping[str, Work], effort: Effort) -> dict[str, float]:

@@ -9,12 +9,10 @@ import torch
 from torch.func import grad
 
 from sdeverify.problems.functional import FunctionalModel
+from sdeverify.problems.pieces import WHOLE
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
 from sdeverify.shapes import Float, Tensor
-
-WHOLE = 1 << 40
-"""A `piece` of everything: smaller ones gained nothing."""
 
 
 class GradientRoute(Protocol):

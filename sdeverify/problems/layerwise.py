@@ -15,8 +15,8 @@ from torch import nn
 
 from sdeverify.problems.chunks import ONE_REPLICA
 from sdeverify.problems.functional import FunctionalModel
-from sdeverify.problems.general import WHOLE
 from sdeverify.problems.layers import Sums, rule_for
+from sdeverify.problems.pieces import WHOLE
 from sdeverify.problems.problem import WeightedMoments
 from sdeverify.problems.samples import Batch, Data
 from sdeverify.shapes import Float, Tensor

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from sdeverify.compiling import check_compiler
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.problems.checks import trial_outputs
 from sdeverify.problems.chunks import Chunks, Cost
@@ -17,9 +19,11 @@ from sdeverify.problems.functional import FunctionalModel, fixed_values, saved_b
 from sdeverify.problems.general import General, GradientRoute, MomentsRoute
 from sdeverify.problems.losses import PerSampleLoss, fast_loss
 from sdeverify.problems.parameters import ParameterLayout
+from sdeverify.problems.pieces import WHOLE, InPieces
 from sdeverify.problems.problem import Problem, WeightedMoments
-from sdeverify.problems.routes import check_compiler, gradient_route, moments_route
+from sdeverify.problems.routes import gradient_route, moments_route
 from sdeverify.problems.samples import Batch, Samples
+from sdeverify.problems.within_step import WithinStep
 from sdeverify.shapes import Float, Int, Tensor
 
 
@@ -42,8 +46,6 @@ class ModuleProblem(Problem):
     reference: Float[Tensor, " param"]
     chunks: Chunks
     compiled: bool = False
-
-    compiles_gradients = True
 
     @classmethod
     def assemble(
@@ -131,6 +133,32 @@ class ModuleProblem(Problem):
             self.memory,
             self.compiled,
         )
+
+    def together(self, replicas: int, samples: int, moments: bool) -> int:
+        route: GradientRoute | MomentsRoute = self._moments if moments else self._gradients
+        if route.piece == WHOLE:
+            return 0
+        cost = self._moments_cost if moments else self._cost
+        fitting, taken = self.chunks.sizes(replicas, samples, cost)
+        return fitting if taken >= samples else 0
+
+    def arguments(self) -> tuple[Tensor, ...]:
+        return tuple(pytree.tree_leaves(self.data.data))
+
+    def within(self, arguments: Sequence[Tensor]) -> Problem:
+        from sdeverify.problems.compiled import CompiledGradient, CompiledMoments
+
+        def weighted() -> InPieces:
+            assert isinstance(self._gradients, CompiledGradient)
+            return self._gradients.plain
+
+        def sums() -> InPieces:
+            assert isinstance(self._moments, CompiledMoments)
+            return self._moments.plain
+
+        structure = pytree.tree_structure(self.data.data)
+        data = Samples(pytree.tree_unflatten(list(arguments), structure))
+        return WithinStep(self, data, weighted, sums)
 
     def losses(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.func import grad, vmap
@@ -36,8 +36,6 @@ class Problem(ABC):
     device: torch.device
     compiled: bool = False
     """Whether what is computed on it goes through a compiler."""
-    compiles_gradients: ClassVar[bool] = False
-    """Whether it compiles its gradients itself, so that a step cannot be compiled through them."""
 
     @abstractmethod
     def losses(
@@ -78,6 +76,23 @@ class Problem(ABC):
         self, theta: Float[Tensor, "replica param"]
     ) -> Float[Tensor, "replica param"]:
         """grad (|grad f|^2 / 2) = (Hessian of f) grad f, for the second-order SDE of SGD."""
+
+    def together(self, replicas: int, samples: int, moments: bool) -> int:
+        """Of so many replicas those that one compiled step moves, its gradients included.
+
+        0 where a step is not compiled through the gradients, because they are compiled by
+        themselves. `samples` are those of each replica's gradient, `moments` whether the step needs
+        the second moment.
+        """
+        return replicas
+
+    def arguments(self) -> tuple[Tensor, ...]:
+        """What a compiled step is handed of this problem: its data, say."""
+        return ()
+
+    def within(self, arguments: Sequence[Tensor]) -> Problem:
+        """The problem with these `arguments`, for use inside a compiled step."""
+        return self
 
     def loss(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, " replica"]:
         """f(theta)."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 
 import torch
 
-from sdeverify.errors import UnsupportedError
 from sdeverify.problems.chain import DenseChain
 from sdeverify.problems.general import General, GradientRoute, MomentsRoute
 from sdeverify.problems.layerwise import Layerwise
@@ -47,20 +44,6 @@ def moments_route(
     from sdeverify.problems.compiled import CompiledMoments
 
     return CompiledMoments(route, sample)
-
-
-def check_compiler(device: torch.device) -> None:
-    """Refuses to compile for a CPU where there is no C++ compiler.
-
-    Raises:
-        UnsupportedError: names the program that was looked for.
-    """
-    program = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(program) is None:
-        raise UnsupportedError(
-            f"compiled=True needs a C++ compiler; there is no program {program!r}. Install g++ or "
-            "clang++ (and name it in the environment variable CXX), or use compiled=False."
-        )
 
 
 def _fastest_moments(general: General, theta: Tensor, probe: Batch) -> MomentsRoute:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 
@@ -30,6 +29,11 @@ class CompiledMove:
     sde: GradientSDE
     increments: Increments
     _ready: dict[tuple[object, ...], Move] = field(default_factory=dict)
+
+    @cached_property
+    def _data(self) -> dict[str, Tensor]:
+        arguments = self.sde.oracle.problem.arguments()
+        return {f"data.{i}": value for i, value in enumerate(arguments)}
 
     def __call__(self, t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
         """The state after one step."""
@@ -73,10 +77,15 @@ class CompiledMove:
         return compiled(function, [x.detach() for x in self._given(t, y, increment).values()])
 
     def _at(self, given: Mapping[str, Tensor]) -> GradientSDE:
-        """The SDE whose learning rate is an argument."""
+        """The SDE whose learning rate and data are arguments."""
+        sde = self.sde
+        if "noise" in given:
+            data = [value for name, value in given.items() if name.startswith("data.")]
+            oracle = replace(sde.oracle, problem=sde.oracle.problem.within(data))
+            sde = replace(sde, oracle=oracle)
         if "ratio" not in given:
-            return self.sde
-        return dataclasses.replace(self.sde, learning_rate_ratio=lambda step: given["ratio"])
+            return sde
+        return replace(sde, learning_rate_ratio=lambda step: given["ratio"])
 
     def _given(self, t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
         """All arguments by name."""
@@ -87,10 +96,11 @@ class CompiledMove:
             kind = ratio.dtype if isinstance(ratio, Tensor) else torch.float64
             given["ratio"] = torch.as_tensor(ratio, dtype=kind, device=theta.device)
         given |= {f"y.{name}": value for name, value in y.items()}
-        if self.sde.oracle.problem.compiles_gradients:
+        if not self.increments.together(self.sde, len(theta)):
             values = self.increments.evaluate(self.sde, theta, increment)
             return given | {k: v for k, v in values._asdict().items() if v is not None}
         given["noise"] = increment.noise
+        given |= self._data
         return given if increment.indices is None else given | {"indices": increment.indices}
 
     def _values(

@@ -58,7 +58,8 @@ class EulerMaruyama:
         """
         names, finest, dt = self.sde.components, self.substeps[-1], self.dt
         ys = [{n: start.components[n] for n in names} for _ in self.substeps]
-        groups = groups_of(start.theta, self.cache)
+        together = self.increments.together(self.sde, len(start.theta))
+        groups = groups_of(start.theta, self.cache, together)
         yield [State(start.step, **y) for y in ys]
         for k in range(steps):
             drawn = [self.increments.draw(streams, self.sde, dt) for _ in range(finest)]

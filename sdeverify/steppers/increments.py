@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -66,6 +66,22 @@ class Increments(ABC):
     ) -> GradientValues:
         """dG = (grad f) dt + s F dW at theta, with the moments that the SDE reads."""
 
+    @abstractmethod
+    def reads_moments(self, sde: GradientSDE) -> bool:
+        """Whether a step needs the second moment of the gradients."""
+
+    @abstractmethod
+    def samples_of(self, sde: GradientSDE) -> int:
+        """The number of samples in one replica's gradient."""
+
+    @final
+    def together(self, sde: GradientSDE, replicas: int) -> int:
+        """Of so many replicas those that one compiled step moves; 0 where it has no gradients."""
+        problem = sde.oracle.problem
+        if not problem.compiled:
+            return 0
+        return problem.together(replicas, self.samples_of(sde), self.reads_moments(sde))
+
     def move(
         self, sde: GradientSDE, t: float, y: Components, increment: Increment
     ) -> dict[str, Tensor]:
@@ -95,6 +111,12 @@ class FullBatch(Increments):
     """
 
     one_gradient: bool = False
+
+    def reads_moments(self, sde: GradientSDE) -> bool:
+        return sde.uses_moments and not self.one_gradient
+
+    def samples_of(self, sde: GradientSDE) -> int:
+        return sde.oracle.problem.samples
 
     def check(self, sde: GradientSDE, dt: float) -> None:
         if self.one_gradient and sde.uses_moments and sde.constants.get("signal"):
@@ -127,7 +149,7 @@ class FullBatch(Increments):
         self, sde: GradientSDE, theta: Float[Tensor, "replica param"], increment: Increment
     ) -> GradientValues:
         dt, dW = increment.dt, increment.noise.to(theta.dtype)
-        moments = sde.uses_moments and not self.one_gradient
+        moments = self.reads_moments(sde)
         values = sde.oracle.increment(theta, dt, sde.intensity, dW, with_variance=moments)
         if self.one_gradient and sde.uses_moments:
             square = values.increment.square() / (sde.intensity**2 * dt)
@@ -147,6 +169,12 @@ class Subsampled(Increments):
     """
 
     samples: int
+
+    def reads_moments(self, sde: GradientSDE) -> bool:
+        return sde.uses_moments
+
+    def samples_of(self, sde: GradientSDE) -> int:
+        return self.samples
 
     def check(self, sde: GradientSDE, dt: float) -> None:
         if self.samples < 2:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 import torch
 from torch import nn
 
 import sdeverify as sv
-from sdeverify.compiling import compiled
+from sdeverify.compiling import compiled, has_compiler
+from sdeverify.problems.chain import DenseChain
 from sdeverify.problems.module_problem import ModuleProblem
+from sdeverify.problems.pieces import InPieces
+from sdeverify.problems.samples import Batch
 from sdeverify.rng import Block, Streams
 from sdeverify.state import State
 from sdeverify.steppers.euler_maruyama import EulerMaruyama
-from sdeverify.steppers.increments import FullBatch
+from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 SAMPLES = 6
 NETS = {
     "dense chain": lambda: nn.Sequential(
@@ -32,7 +31,7 @@ NETS = {
     ),
 }  # fmt: skip
 needs_a_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
+    not has_compiler(torch.device("cpu")), reason="there is no C++ compiler"
 )
 
 
@@ -66,17 +65,47 @@ def test_compiled_gradients_and_moments_equal_the_plain_ones(name: str) -> None:
 
 @pytest.mark.slow
 @needs_a_compiler
-def test_a_compiled_euler_maruyama_path_is_the_plain_one() -> None:
-    plain, fast, theta0 = problems("dense chain")
+@pytest.mark.parametrize("name", ["dense chain", "layerwise"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [sv.SGD(learning_rate=0.1), sv.Adam(learning_rate=0.01, beta2=0.9, epsilon=1e-2)],
+    ids=["SGD", "Adam"],
+)
+@pytest.mark.parametrize("increments", [FullBatch(), Subsampled(4)], ids=["all", "subset"])
+def test_a_compiled_euler_maruyama_path_is_the_plain_one(
+    name: str, optimizer: sv.Optimizer, increments: Increments
+) -> None:
+    """The chain's step is compiled whole; the other's gradients and update, each by itself."""
+    plain, fast, theta0 = problems(name)
 
     def end(problem: ModuleProblem) -> torch.Tensor:
-        sde = sv.derive(sv.SGD(learning_rate=0.1), sv.GradientOracle(problem, sv.MinibatchNoise(2)))
-        stepper = EulerMaruyama(sde, (1, 2), FullBatch())
-        streams = Streams(0, "brownian", [Block(0, 3)])
-        last = list(stepper.run(State(0, theta=theta0).expand(3), 4, streams))[-1]
-        return torch.stack([state.theta for state in last])
+        sde = sv.derive(optimizer, sv.GradientOracle(problem, sv.MinibatchNoise(2)))
+        two_replicas = 2 * plain.dim * 8
+        stepper = EulerMaruyama(sde, (2,), increments, cache=two_replicas)
+        streams = Streams(0, "brownian", [Block(0, 4)])
+        start = State(7, **{n: theta0.abs() if n == "u" else theta0 for n in sde.components})
+        last = list(stepper.run(start.expand(4), 3, streams))[-1]
+        return torch.stack([part for state in last for part in state.components.values()])
 
     torch.testing.assert_close(end(fast), end(plain))
+
+
+def test_sums_in_pieces_are_the_sums_of_all_samples() -> None:
+    plain, _, theta0 = problems("dense chain")
+    inputs, targets = torch.randn(50, 16).double(), torch.randint(3, (50,))
+    problem = sv.problem_from_module(
+        NETS["dense chain"]().double(), inputs, targets, nn.CrossEntropyLoss(reduction="none")
+    )
+    chain = DenseChain.of(problem.model)
+    assert chain is not None
+    theta = theta0 + 0.1 * torch.randn(2, plain.dim).double()
+    weights, batch = torch.randn(2, 50).double(), Batch(problem.data.data, True)
+    pieces = InPieces(chain.sums, sample=100, piece=3000)
+    assert pieces.parts(2, 50) == [(0, 32), (32, 18)]
+    for part, whole in zip(
+        pieces(theta, weights, batch), chain.sums(theta, weights, batch), strict=True
+    ):
+        torch.testing.assert_close(part, whole)
 
 
 def test_without_a_compiler_the_problem_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 import sdeverify as sv
+from sdeverify.compiling import has_compiler
 from sdeverify.problems.library import torus_problem
 from sdeverify.rng import Block, Streams
 from sdeverify.sdes import GradientSDE, SGDFirstOrder
@@ -21,10 +20,7 @@ from sdeverify.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-    pytest.mark.skipif(
-        shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
-    ),
+    pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="there is no C++ compiler"),
 ]
 REPLICAS, STEPS = 8, 5
 
