@@ -147,10 +147,20 @@ class FactorCovariance(Covariance):
         with_variance: bool,
     ) -> GradientValues:
         mean = problem.gradient(theta)
-        kick = self.product(problem, theta, dW).mul_(intensity).add_(mean, alpha=dt)
+        kick = self.scaled_product(problem, theta, dW, intensity).add_(mean, alpha=dt)
         if not with_variance:
             return GradientValues(kick, None, None)
         return GradientValues(kick, mean, self.variance(theta))
+
+    def scaled_product(
+        self,
+        problem: Problem,
+        theta: Float[Tensor, "replica param"],
+        z: Float[Tensor, "replica noise"],
+        size: float,
+    ) -> Float[Tensor, "replica param"]:
+        """size F(theta) z, in fresh memory."""
+        return self.product(problem, theta, z).mul_(size)
 
     def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
         """diag Sigma."""
@@ -207,27 +217,18 @@ class DiagonalCovariance(FactorCovariance):
         theta: Float[Tensor, "replica param"],
         z: Float[Tensor, "replica noise"],
     ) -> Float[Tensor, "replica param"]:
-        return self._times(z, 1.0)
+        return self.scaled_product(problem, theta, z, 1.0)
 
-    def increment(
+    def scaled_product(
         self,
         problem: Problem,
         theta: Float[Tensor, "replica param"],
-        dt: float,
-        intensity: float,
-        dW: Float[Tensor, "replica noise"],
-        with_variance: bool,
-    ) -> GradientValues:
-        mean = problem.gradient(theta)
-        kick = self._times(dW, intensity).add_(mean, alpha=dt)
-        if not with_variance:
-            return GradientValues(kick, None, None)
-        return GradientValues(kick, mean, self.variance(theta))
-
-    def _times(self, z: Tensor, factor: float) -> Tensor:
-        """factor s z, with several replicas in a row: few parameters make short inner loops."""
+        z: Float[Tensor, "replica noise"],
+        size: float,
+    ) -> Float[Tensor, "replica param"]:
+        """size s z, with several replicas in a row: few parameters make short inner loops."""
         width = math.gcd(len(z), ROWS) * len(self.sizes)
-        sizes = self._rows[:width].to(z) * factor
+        sizes = self._rows[:width].to(z) * size
         return (z.reshape(-1, width) * sizes).view_as(z)
 
     def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:

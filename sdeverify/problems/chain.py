@@ -131,15 +131,19 @@ class DenseChain:
         with torch.no_grad():
             matrices, tape = self._forward(theta, batch)
             signal = self._signal(tape, batch, None)
+            scales = torch.stack([weights, torch.ones_like(weights)], 1).unsqueeze(2)
             for layer, a, b in self._backward(matrices, tape, signal):
-                scratch = b * weights.unsqueeze(1)
                 if layer.shape[0] <= NARROW:
-                    self._write([out.weighted, out.mean], layer, torch.cat([scratch, b], 1), a)
+                    both = (b.unsqueeze(1) * scales).flatten(1, 2)
+                    self._write([out.weighted, out.mean], layer, both, a)
+                    scratch = None
                 else:
+                    scratch = b * weights.unsqueeze(1)
                     self._write([out.weighted], layer, scratch, a)
                     self._write([out.mean], layer, b, a)
-                reused = scratch if scratch.is_contiguous() else None  # as compiling asks for
-                self._write([out.second], layer, torch.mul(b, b, out=reused), a.square())
+                    if not scratch.is_contiguous():  # as compiling asks for
+                        scratch = None
+                self._write([out.second], layer, torch.mul(b, b, out=scratch), a.square())
         return out
 
     def formed(self, theta: Float[Tensor, " param"]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -68,8 +69,8 @@ class CompiledMoments:
 class Compiled:
     """A kernel that is compiled for each new shape of its arguments, and compared on its first use.
 
-    Raises:
-        UnsupportedError: it cannot be traced or compiled, or gives other numbers than the kernel.
+    Where it cannot be traced or compiled, or gives other numbers then, it is used as it is, with a
+    warning.
     """
 
     def __init__(self, kernel: InPieces) -> None:
@@ -95,6 +96,5 @@ class Compiled:
         try:
             return compiled(flat, given)
         except UnsupportedError as error:
-            raise UnsupportedError(
-                f"the problem's gradients: {error} Use compiled=False."
-            ) from error
+            warnings.warn(f"the problem's gradients are not compiled: {error}", stacklevel=2)
+            return flat

@@ -46,8 +46,10 @@ def problem_from_module(
         device: the parameters' own by default.
         memory: budget for temporary memory in bytes (by default 1 GiB); replicas and samples are
             cut into chunks that fit.
-        compiled: pass gradients and moments through `torch.compile`: the same numbers to rounding,
-            at a cost of tens of seconds for each new shape of the work.
+        compiled: compile gradients, moments and Euler-Maruyama steps: the same numbers to
+            rounding, compared on first use, at a cost of seconds (for a large net a minute) for
+            each new shape of the work, and for each SDE and step size. What cannot be compiled is
+            computed as it is, with a warning.
 
     Raises:
         UnsupportedError: the loss is no mean over samples (batch normalisation, dropout, a loss

@@ -82,6 +82,7 @@ def main() -> None:
             {
                 "bare drawing, torch": partial(bare, ours, STEPS),
                 "our loop": our_loop(ours, STEPS),
+                "our loop, compiled": our_loop(ours, STEPS, compiled=True),
                 "bare drawing, jax": jax_normals(theirs),
                 "diffrax, UnsafeBrownianPath": diffrax_solution(theirs),
             },

@@ -28,6 +28,7 @@ def page(found: Findings, figure_path: str) -> str:
         "# Performance",
         INTRODUCTION.format(machine=found.machine),
         *(_table(measured) for measured in found.tables),
+        COMPILING,
         _network_size(found.points, figure_path),
         _breakdown(found.breakdowns),
         _precision(found.changes),
@@ -47,6 +48,24 @@ over 15 seconds there is no second, nor for torchsde with its own Brownian motio
 The goal stands behind the number, and ✗ marks one that is missed.
 
 Machine: {machine}.
+"""
+
+COMPILING = """
+## Compiling
+
+`problem_from_module(..., compiled=True)`, or `dataclasses.replace(problem, compiled=True)` for a
+problem in closed form, traces an Euler–Maruyama step to one graph, weights, gradient, moments and
+the state's update, and lets torch's inductor make code of it. Normals stay outside; time and
+learning rate are arguments, the SDE's other numbers and the step size are constants, so that each
+SDE and step size is compiled by itself (seconds; a code that was made before is taken from torch's
+own cache). Chains of linear layers are compiled so as long as a replica's samples fit one chunk, in
+pieces that stay in the cache. Other networks, and larger data, have their gradients compiled by
+themselves, once for all SDEs, and the state's update beside them. tanh is left to torch's kernel,
+which takes a quarter of the time of the generated one.
+
+The compiled numbers are compared with the plain ones on the first use of each shape, and are not
+used where they differ: a warning says so. This is no formality: with torch 2.13 a concatenation of
+signals of exactly 32 samples came out wrong.
 """
 
 MEMORY = """

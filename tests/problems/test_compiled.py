@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 import sdeverify as sv
+from sdeverify import compiling
 from sdeverify.compiling import compiled, has_compiler
 from sdeverify.problems.chain import DenseChain
+from sdeverify.problems.compiled import Compiled
 from sdeverify.problems.module_problem import ModuleProblem
 from sdeverify.problems.pieces import InPieces
-from sdeverify.problems.samples import Batch
+from sdeverify.problems.samples import Batch, Data
 from sdeverify.rng import Block, Streams
 from sdeverify.state import State
 from sdeverify.steppers.euler_maruyama import EulerMaruyama
@@ -114,9 +116,30 @@ def test_without_a_compiler_the_problem_is_refused(monkeypatch: pytest.MonkeyPat
         problems("dense chain")
 
 
-def test_what_cannot_be_traced_is_refused() -> None:
-    def forked(theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (theta.sin() if theta.sum() > 0 else theta.cos(),)
+def forked(theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (theta.sin() if theta.sum() > 0 else theta.cos(),)
 
+
+def test_what_cannot_be_traced_is_refused() -> None:
     with pytest.raises(sv.UnsupportedError, match="cannot be compiled"):
         compiled(forked, [torch.ones(3)])
+
+
+@needs_a_compiler
+def test_what_gives_other_numbers_when_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = torch.nn.functional.relu
+    monkeypatch.setattr(compiling, "_compiled", lambda function, given: lambda x: (wrong(x),))
+    with pytest.raises(sv.UnsupportedError, match=r"differ from the plain ones by 0\.5"):
+        compiled(lambda x: (x.abs(),), [torch.tensor([-0.5, 1.0])])
+
+
+def test_gradients_that_cannot_be_compiled_are_computed_as_they_are_with_a_warning() -> None:
+    def kernel(theta: torch.Tensor, weights: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return weights @ forked(batch.data.args[0])[0]
+
+    x, weights = torch.rand(5, 2), torch.rand(3, 5)
+    gradients = Compiled(InPieces(kernel, 1, 1 << 20))
+    batch = Batch(Data((x,), {}, torch.zeros(5)), True)
+    with pytest.warns(UserWarning, match="gradients are not compiled"):
+        (found,) = gradients(torch.zeros(3, 1), weights, batch)
+    torch.testing.assert_close(found, weights @ x.sin())
