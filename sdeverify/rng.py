@@ -8,7 +8,7 @@ it, on which worker, or in which order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -43,6 +43,10 @@ class Block:
         each = -(-self.size // -(-self.size // most))
         starts = range(0, self.size, each)
         return [replace(self, first=i, last=min(i + each, self.size)) for i in starts]
+
+
+Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
+"""(shape, generator) -> fresh numbers."""
 
 
 def blocks_of(replicas: int, block_size: int) -> list[Block]:
@@ -89,12 +93,11 @@ class Streams:
         role = "/".join([self.role, *map(str, key)])
         return replace(self, role=role)
 
-    def _each(self, draw: object, *shape: int) -> Tensor:
-        parts = []
-        for block, generator in zip(self.blocks, self._generators, strict=True):
-            whole = draw((block.size, *shape), generator)  # type: ignore[operator]
-            cut = block.wanted < block.size
-            parts.append(whole[block.first : block.last].clone() if cut else whole)
+    def _each(self, draw: Draw, *shape: int) -> Tensor:
+        parts = [
+            _wanted(draw((block.size, *shape), generator), block)
+            for block, generator in zip(self.blocks, self._generators, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def normal(self, *shape: int, size: float = 1.0) -> Tensor:
@@ -121,3 +124,9 @@ class Streams:
             return torch.randint(high, size, generator=g, device=self.device)
 
         return self._each(draw, *shape)
+
+
+def _wanted(drawn: Tensor, block: Block) -> Tensor:
+    """The wanted replicas' part of what was drawn for a block."""
+    whole = block.last is None and block.first == 0
+    return drawn if whole else drawn[block.first : block.last].clone()

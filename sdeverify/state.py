@@ -35,8 +35,8 @@ class State:
                 f"a State needs the component 'theta'; got {sorted(components)}. "
                 "Pass State(step, theta=...)."
             )
-        shapes = {name: tuple(value.shape) for name, value in components.items()}
-        if len(set(shapes.values())) != 1:
+        if len({value.shape for value in components.values()}) != 1:
+            shapes = {name: tuple(value.shape) for name, value in components.items()}
             raise InvalidInputError(
                 "all components of a State have one shape, (param,) or (replica, param); "
                 f"got {shapes}"

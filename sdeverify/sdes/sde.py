@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -155,7 +156,7 @@ class GradientSDE(SDE):
     def dim(self) -> int:
         return self.oracle.dim
 
-    @property
+    @cached_property
     def noise_dim(self) -> int:
         return self.oracle.noise_dim
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -22,31 +22,35 @@ class CompiledMove:
     """`increments.move`, compiled for each new length of the step and each new shape.
 
     The gradient is part of the compiled step, except where the problem compiles its gradients
-    itself. Time and learning rate are arguments. An SDE that cannot be traced (because its `rest`
-    needs `t` to be a number, say) is moved as it is, with a warning.
+    itself. Time, learning rate and data are arguments. An SDE that cannot be traced (because its
+    `rest` needs `t` to be a number, say) is moved as it is, with a warning.
     """
 
     sde: GradientSDE
     increments: Increments
     _ready: dict[tuple[object, ...], Move] = field(default_factory=dict)
 
-    @cached_property
-    def _data(self) -> dict[str, Tensor]:
-        arguments = self.sde.oracle.problem.arguments()
-        return {f"data.{i}": value for i, value in enumerate(arguments)}
-
     def __call__(self, t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
         """The state after one step."""
-        drawn = increment.noise
-        key = (increment.dt, drawn.shape, drawn.dtype, y["theta"].shape, increment.indices is None)
-        if key not in self._ready:
+        dt, noise, indices = increment
+        key = (dt, noise.shape, noise.dtype, y["theta"].shape, indices is None)
+        move = self._ready.get(key)
+        if move is None:
             self.increments.move(self.sde, t, y, increment)  # what it refuses is refused here
-            self._ready[key] = self._made(t, y, increment)
-        return self._ready[key](t, y, increment)
+            move = self._ready[key] = self._made(t, y, increment)
+        return move(t, y, increment)
 
     def _made(self, t: float, y: dict[str, Tensor], increment: Increment) -> Move:
+        with_gradient = self.increments.together(self.sde, len(y["theta"])) > 0
+        given = self._with_noise if with_gradient else self._with_values
+        examples = [x.detach().contiguous() for x in given(t, y, increment)]
+
+        def function(*arguments: Tensor) -> tuple[Tensor, ...]:
+            moved = self._traced(iter(arguments), y, increment, with_gradient)
+            return tuple(moved[name] for name in y)
+
         try:
-            fast = self._compiled(t, y, increment)
+            fast = compiled(function, examples)
         except UnsupportedError as error:
             warnings.warn(
                 f"{type(self.sde).__name__}'s step is not compiled: {error} Write what depends on "
@@ -55,59 +59,51 @@ class CompiledMove:
             )
             return partial(self.increments.move, self.sde)
 
-        def step(t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
-            found = fast(*(x.contiguous() for x in self._given(t, y, increment).values()))
+        def move(t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
+            found = fast(*[x.contiguous() for x in given(t, y, increment)])
             return dict(zip(y, found, strict=True))
 
-        return step
+        return move
 
-    def _compiled(
-        self, t: float, y: dict[str, Tensor], increment: Increment
-    ) -> Callable[..., tuple[Tensor, ...]]:
-        names = tuple(self._given(t, y, increment))
+    def _with_noise(self, t: float, y: dict[str, Tensor], increment: Increment) -> list[Tensor]:
+        """Arguments of a step with its gradient: time, rate, state, noise, indices, data."""
+        drawn = [increment.noise] if increment.indices is None else list(increment[1:])
+        return [*self._clock(t, y), *y.values(), *drawn, *self._data]
 
-        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-            given = dict(zip(names, tensors, strict=True))
-            state = {name: given[f"y.{name}"] for name in y}
-            sde = self._at(given)
-            values = self._values(sde, state, increment.dt, given)
-            moved = sde.euler(given["t"], state, increment.dt, values)
-            return tuple(moved[name] for name in y)
+    def _with_values(self, t: float, y: dict[str, Tensor], increment: Increment) -> list[Tensor]:
+        """Arguments of the state's update: time, rate, state, the gradient's increment, moments."""
+        values = self.increments.evaluate(self.sde, y["theta"], increment)
+        return [*self._clock(t, y), *y.values(), *(x for x in values if x is not None)]
 
-        return compiled(function, [x.detach() for x in self._given(t, y, increment).values()])
+    def _traced(
+        self, given: Iterator[Tensor], y: dict[str, Tensor], like: Increment, with_gradient: bool
+    ) -> dict[str, Tensor]:
+        """The step, from arguments in the order of the two above."""
+        sde, t = self.sde, next(given)
+        if sde.learning_rate_ratio is not None:
+            ratio = next(given)
+            sde = replace(sde, learning_rate_ratio=lambda step: ratio)
+        state = {name: next(given) for name in y}
+        if not with_gradient:
+            values = GradientValues(next(given), next(given, None), next(given, None))
+            return sde.euler(t, state, like.dt, values)
+        noise = next(given)
+        indices = None if like.indices is None else next(given)
+        oracle = replace(sde.oracle, problem=sde.oracle.problem.within(list(given)))
+        sde = replace(sde, oracle=oracle)
+        values = self.increments.evaluate(sde, state["theta"], Increment(like.dt, noise, indices))
+        return sde.euler(t, state, like.dt, values)
 
-    def _at(self, given: Mapping[str, Tensor]) -> GradientSDE:
-        """The SDE whose learning rate and data are arguments."""
-        sde = self.sde
-        if "noise" in given:
-            data = [value for name, value in given.items() if name.startswith("data.")]
-            oracle = replace(sde.oracle, problem=sde.oracle.problem.within(data))
-            sde = replace(sde, oracle=oracle)
-        if "ratio" not in given:
-            return sde
-        return replace(sde, learning_rate_ratio=lambda step: given["ratio"])
+    def _clock(self, t: float, y: dict[str, Tensor]) -> list[Tensor]:
+        """Time and, where it changes, the learning rate, as tensors."""
+        place = y["theta"].device
+        time = torch.scalar_tensor(t, dtype=torch.float64, device=place)
+        if self.sde.learning_rate_ratio is None:
+            return [time]
+        ratio = self.sde.ratio(t)
+        kind = ratio.dtype if isinstance(ratio, Tensor) else torch.float64
+        return [time, torch.as_tensor(ratio, dtype=kind, device=place)]
 
-    def _given(self, t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
-        """All arguments by name."""
-        theta = y["theta"]
-        given = {"t": torch.scalar_tensor(t, dtype=torch.float64, device=theta.device)}
-        if self.sde.learning_rate_ratio is not None:
-            ratio = self.sde.ratio(t)
-            kind = ratio.dtype if isinstance(ratio, Tensor) else torch.float64
-            given["ratio"] = torch.as_tensor(ratio, dtype=kind, device=theta.device)
-        given |= {f"y.{name}": value for name, value in y.items()}
-        if not self.increments.together(self.sde, len(theta)):
-            values = self.increments.evaluate(self.sde, theta, increment)
-            return given | {k: v for k, v in values._asdict().items() if v is not None}
-        given["noise"] = increment.noise
-        given |= self._data
-        return given if increment.indices is None else given | {"indices": increment.indices}
-
-    def _values(
-        self, sde: GradientSDE, state: dict[str, Tensor], dt: float, given: Mapping[str, Tensor]
-    ) -> GradientValues:
-        """The gradient's increment and moments, found before or to be found."""
-        if "noise" not in given:
-            return GradientValues(given["increment"], given.get("mean"), given.get("variance"))
-        increment = Increment(dt, given["noise"], given.get("indices"))
-        return self.increments.evaluate(sde, state["theta"], increment)
+    @cached_property
+    def _data(self) -> tuple[Tensor, ...]:
+        return self.sde.oracle.problem.arguments()

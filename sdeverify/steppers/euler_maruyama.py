@@ -62,8 +62,12 @@ class EulerMaruyama:
         groups = groups_of(start.theta, self.cache, together)
         yield [State(start.step, **y) for y in ys]
         for k in range(steps):
-            drawn = [self.increments.draw(streams, self.sde, dt) for _ in range(finest)]
-            ys = self._one_step(start.step + k, ys, drawn, groups)
+            ys = self._one_step(
+                start.step + k,
+                ys,
+                [self.increments.draw(streams, self.sde, dt) for _ in range(finest)],
+                groups,
+            )
             yield [State(start.step + k + 1, **y) for y in ys]
 
     @cached_property
