@@ -28,7 +28,7 @@ def path_footprint(stepper: EulerMaruyama, subsample: int) -> Footprint:
     entry = item + (INDEX if subsample else 0)
     increments = (2 * sizes[-1] + 4) * columns * entry
     replica = vectors * problem.dim * item + increments + _evaluation(problem)
-    return Footprint(replica, columns * (entry + INDEX))
+    return Footprint(replica, columns * (entry + INDEX), problem.compiled)
 
 
 def chain_footprint(oracle: GradientOracle, components: int) -> Footprint:
@@ -37,7 +37,7 @@ def chain_footprint(oracle: GradientOracle, components: int) -> Footprint:
     vectors = 6 * components + STEP
     drawn = 2 * INDEX * _numbers(oracle.noise, problem)
     replica = vectors * problem.dim * problem.dtype.itemsize + drawn + _evaluation(problem)
-    return Footprint(replica, drawn)
+    return Footprint(replica, drawn, problem.compiled)
 
 
 def _numbers(noise: Noise, problem: Problem) -> int:

@@ -12,6 +12,8 @@ DEFAULT = 2 << 30
 """Bytes for states and temporaries where no budget is given; then at least one replica is moved."""
 OVERHEAD = 32 << 20
 """Bytes of a budget that are left to the allocator and to the libraries' own buffers."""
+COMPILER = 128 << 20
+"""Bytes of a budget that are left to torch's compiler where it is used (measured: about 90 MiB)."""
 LEAST_GRADIENTS = 4 << 20
 """Bytes that the gradients' temporaries get at least."""
 
@@ -53,10 +55,12 @@ class Footprint:
     Args:
         replica: for each replica that is moved: states, increments and what a step makes of them.
         drawn: for each replica of a block: the numbers that are drawn for the whole block at once.
+        compiled: whether the compiler is used.
     """
 
     replica: int
     drawn: int
+    compiled: bool = False
 
     def plan(self, memory: int | None, block_size: int) -> MemoryPlan:
         """The cut of a block; half of what is free goes to states, the rest to gradients.
@@ -65,7 +69,8 @@ class Footprint:
             InvalidInputError: not even one replica fits into a given budget.
         """
         budget = DEFAULT if memory is None else memory
-        free = budget - OVERHEAD - self.drawn * block_size
+        kept = OVERHEAD + (COMPILER if self.compiled else 0) + self.drawn * block_size
+        free = budget - kept
         fitting = min(block_size, max(0, free) // 2 // max(self.replica, 1))
         if memory is None:
             fitting = max(fitting, 1)
@@ -73,10 +78,11 @@ class Footprint:
         if memory is None:
             gradients = max(gradients, DEFAULT // 4)
         if fitting < 1 or gradients < LEAST_GRADIENTS:
-            least = OVERHEAD + self.drawn * block_size + 2 * max(self.replica, LEAST_GRADIENTS)
+            least = kept + 2 * max(self.replica, LEAST_GRADIENTS)
+            compiler = " and the compiler" if self.compiled else ""
             raise InvalidInputError(
                 f"memory={memory:,} bytes are too few here: at least {least:,} are needed for one "
-                f"replica beside the draws of a block of {block_size}. Give more, or use a smaller "
-                "block_size."
+                f"replica beside the draws of a block of {block_size}{compiler}. Give more, or use "
+                f"a smaller block_size{' or compiled=False' if self.compiled else ''}."
             )
         return MemoryPlan(fitting, gradients)

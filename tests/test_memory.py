@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import sdeverify as sv
-from sdeverify.memory import OVERHEAD, Footprint, parse_memory
+from sdeverify.compiling import has_compiler
+from sdeverify.memory import COMPILER, OVERHEAD, Footprint, parse_memory
 from sdeverify.problems.chunks import Chunks, Cost, memory_limit
 from sdeverify.problems.digits import digits_problem
 from sdeverify.rng import Block, Streams
@@ -21,6 +22,7 @@ ADAM = sv.Adam(learning_rate=1e-3, epsilon=1e-2)
 
 PEAK = """
 import json, sys
+from dataclasses import replace
 import torch
 import sdeverify as sv
 from sdeverify import measures
@@ -31,6 +33,7 @@ case = json.loads(sys.argv[1])
 
 def run(samples, hidden, replicas, memory):
     problem, theta = digits_problem(samples, hidden)
+    problem = replace(problem, compiled=case.get("compiled", False))
     oracle = sv.GradientOracle(problem, sv.MinibatchNoise(32))
     rate = dict(learning_rate=1e-3)
     optimizer = sv.SGD(**rate) if case["optimizer"] == "SGD" else sv.Adam(**rate, epsilon=1e-2)
@@ -52,7 +55,8 @@ def status(name):
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
 
-run(64, 8, 4, None)
+if not case.get("compiled"):
+    run(64, 8, 4, None)
 print(run(400, case["hidden"], case["replicas"], case["memory"]))
 """
 
@@ -82,6 +86,16 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 def test_the_budget_is_never_exceeded_where_it_binds(case: dict[str, object]) -> None:
     assert peak(**case, memory=BUDGET, replicas=64) <= BUDGET
     assert peak(**case, memory=None, replicas=64) > BUDGET
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="there is no C++ compiler")
+@pytest.mark.parametrize("case", CASES)
+def test_a_budget_has_room_for_the_compiler(case: dict[str, object]) -> None:
+    """All that the compiler loads counts, since nothing is compiled before."""
+    budget = BUDGET + COMPILER
+    assert peak(**case, compiled=True, memory=budget, replicas=64) <= budget
 
 
 @LINUX
@@ -153,6 +167,9 @@ def test_a_budget_into_which_no_replica_fits_is_refused_before_any_work() -> Non
 
 def test_what_is_said_to_be_enough_is_enough() -> None:
     footprint = Footprint(replica=3 * MB, drawn=1000)
+    compiled = Footprint(replica=3 * MB, drawn=1000, compiled=True)
+    with pytest.raises(sv.InvalidInputError, match=r"and the compiler.*or compiled=False"):
+        compiled.plan(COMPILER, 128)
     with pytest.raises(sv.InvalidInputError) as refused:
         footprint.plan(OVERHEAD, 128)
     least = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))

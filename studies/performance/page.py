@@ -76,7 +76,8 @@ holds beyond what is there before it (Python, the libraries, the data); on the c
 workers share it. A block of replicas is then moved in parts through all its steps, and each
 gradient is cut over samples. A part draws the numbers of its whole block and keeps its own, so
 that results change by no more than rounding. A budget into which not even one replica fits is
-refused before any work, with what is needed. Without a budget states and gradients get 2 GiB.
+refused before any work, with what is needed; where steps are compiled, 128 MiB of it are left to
+the compiler. Without a budget states and gradients get 2 GiB.
 `tests/test_memory.py` runs ensembles that want more than their budget in a process of their own
 and compares the peak of its resident memory with the budget.
 """
