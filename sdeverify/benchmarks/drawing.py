@@ -37,7 +37,7 @@ COLUMNS = (ALONE, OURS, DOUBLE, SOLVE, COMPILED)
 
 def drawing_section(effort: Effort) -> Section:
     """float32 and float64."""
-    steps = 50 if effort.quick else 250
+    steps = 50 if effort.quick else 100
     return Section(
         title=f"{REPLICAS:,} replicas × {DIMENSIONS} dimensions × {steps:,} steps",
         unit="the bare drawing of the normals, in place, in the state's precision",

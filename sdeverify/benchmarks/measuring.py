@@ -27,7 +27,7 @@ class Effort:
     """
 
     rounds: int = 41
-    seconds: float = 5.0
+    seconds: float = 10.0
     patience: float = 15.0
     quick: bool = False
     device: str = "cpu"
