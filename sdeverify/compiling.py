@@ -76,8 +76,9 @@ def compiled(function: Function, examples: Sequence[Tensor]) -> Function:
 
 
 def _compiled(function: Function, given: tuple[Tensor, ...]) -> Function:
-    with warnings.catch_warnings():  # torch imports parts of itself that it deprecates
+    with warnings.catch_warnings():  # torch uses parts of itself that it deprecates
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         graph = make_fx(function)(*given)
         if given[0].is_cpu:
             _keep_tanh(graph)

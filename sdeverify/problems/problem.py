@@ -112,6 +112,7 @@ class FunctionProblem(Problem):
         function: maps theta of shape `(param,)` to the losses of all samples, shape `(sample,)`.
         dim: number of parameters.
         samples: number of samples.
+        compiled: whether steps on it are compiled.
 
     Meant for small problems, where computing every sample's loss for every batch costs nothing.
     """
@@ -121,6 +122,7 @@ class FunctionProblem(Problem):
     samples: int
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    compiled: bool = False
 
     def losses(
         self,

@@ -12,6 +12,7 @@ import torch
 import sdeverify as sv
 from sdeverify.compiling import has_compiler
 from sdeverify.problems.library import torus_problem
+from sdeverify.problems.problem import FunctionProblem
 from sdeverify.rng import Block, Streams
 from sdeverify.sdes import GradientSDE, SGDFirstOrder
 from sdeverify.shapes import Tensor
@@ -76,6 +77,21 @@ def test_a_compiled_path_is_the_plain_one(name: str) -> None:
     assert plain.keys() == compiled.keys()
     for component, value in plain.items():
         torch.testing.assert_close(compiled[component], value, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_compiled_path_on_a_differentiated_function_is_the_plain_one() -> None:
+    places = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    problem = FunctionProblem(
+        lambda x: x[1] * torch.tanh(x[0] - places) + (1 + places) * x.square().sum(), 2, 7
+    )
+    optimizer = FORMS["Adam, subset"][0]
+    sde = sv.derive(optimizer, sv.GradientOracle(problem, sv.MinibatchNoise(2)))
+    oracle = replace(sde.oracle, problem=replace(problem, compiled=True))
+    for increments in (FullBatch(), Subsampled(3)):
+        plain, compiled = ends(sde, increments), ends(replace(sde, oracle=oracle), increments)
+        for component, value in plain.items():
+            torch.testing.assert_close(compiled[component], value, rtol=1e-11, atol=1e-12)
 
 
 def test_what_the_plain_step_refuses_the_compiled_one_refuses() -> None:
