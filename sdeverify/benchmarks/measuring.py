@@ -26,8 +26,8 @@ class Effort:
         device: where the tensors live.
     """
 
-    rounds: int = 41
-    seconds: float = 10.0
+    rounds: int = 999
+    seconds: float = 5.0
     patience: float = 15.0
     quick: bool = False
     device: str = "cpu"

@@ -43,8 +43,8 @@ Written by `python studies/performance/run.py`, with all its numbers. `sdeverify
 the tables of this page on your machine, `sdeverify bench --quick` in about half a minute.
 
 Numbers are ratios of processor time on one thread, within one process, the works taking turns,
-each compared with the first of the same turn, medians of up to 41 turns. Where a first turn takes
-over 15 seconds there is no second, nor for torchsde with its own Brownian motion.
+each compared with the first of the same turn, medians over 5 seconds of turns. Where a first turn
+takes over 15 seconds there is no second, nor for torchsde with its own Brownian motion.
 The goal stands behind the number, and ✗ marks one that is missed.
 
 Machine: {machine}.
