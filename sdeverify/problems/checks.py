@@ -253,3 +253,40 @@ def _check_independent(together: Tensor, alone: Tensor) -> None:
             "together (normalisation over the batch, or a recurrent layer that needs "
             "batch_first=True). The first dimension of the inputs must be the sample."
         )
+
+
+def check_ensemble(
+    dim: int,
+    samples: int,
+    dtype: torch.dtype,
+    theta: Tensor,
+    weights: Tensor | None,
+    indices: Tensor | None,
+) -> int:
+    """Refuses parameters, weights and subsets that do not fit a problem or each other.
+
+    Returns:
+        The number of samples of each replica.
+    """
+    if theta.dim() != 2 or theta.shape[1] != dim:
+        raise InvalidInputError(
+            f"theta must have shape (replica, {dim}); got {tuple(theta.shape)}. "
+            "For one point pass theta.unsqueeze(0)."
+        )
+    if theta.dtype != dtype:
+        raise InvalidInputError(
+            f"theta is {theta.dtype}, the problem computes in {dtype}. Make the problem "
+            f"with dtype={theta.dtype}, or pass theta.to({dtype})."
+        )
+    if indices is not None and (indices.dim() != 2 or len(indices) != len(theta)):
+        raise InvalidInputError(
+            f"indices must have shape ({len(theta)}, n), a subset for each replica; "
+            f"got {tuple(indices.shape)}."
+        )
+    n = samples if indices is None else indices.shape[1]
+    if weights is not None and tuple(weights.shape) != (len(theta), n):
+        raise InvalidInputError(
+            f"weights must have shape ({len(theta)}, {n}), one a replica and sample; "
+            f"got {tuple(weights.shape)}."
+        )
+    return n

@@ -66,6 +66,12 @@ class CompiledMoments:
         return WeightedMoments(*self._kernel(theta, weights, batch))
 
 
+def plain_kernel(route: GradientRoute | MomentsRoute) -> InPieces:
+    """What a compiled route was made of, for use within a larger compiled step."""
+    assert isinstance(route, CompiledGradient | CompiledMoments)
+    return route.plain
+
+
 class Compiled:
     """A kernel that is compiled for each new shape of its arguments, and compared on its first use.
 

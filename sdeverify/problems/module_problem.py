@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from sdeverify.compiling import check_compiler
-from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.problems.checks import trial_outputs
+from sdeverify.errors import UnsupportedError
+from sdeverify.problems.checks import check_ensemble, trial_outputs
 from sdeverify.problems.chunks import Chunks, Cost
 from sdeverify.problems.functional import FunctionalModel, fixed_values, saved_bytes
 from sdeverify.problems.general import General, GradientRoute, MomentsRoute
 from sdeverify.problems.losses import PerSampleLoss, fast_loss
 from sdeverify.problems.parameters import ParameterLayout
-from sdeverify.problems.pieces import WHOLE, InPieces
+from sdeverify.problems.pieces import WHOLE
 from sdeverify.problems.problem import Problem, WeightedMoments
 from sdeverify.problems.routes import gradient_route, moments_route
 from sdeverify.problems.samples import Batch, Samples
@@ -146,19 +146,13 @@ class ModuleProblem(Problem):
         return tuple(pytree.tree_leaves(self.data.data))
 
     def within(self, arguments: Sequence[Tensor]) -> Problem:
-        from sdeverify.problems.compiled import CompiledGradient, CompiledMoments
-
-        def weighted() -> InPieces:
-            assert isinstance(self._gradients, CompiledGradient)
-            return self._gradients.plain
-
-        def sums() -> InPieces:
-            assert isinstance(self._moments, CompiledMoments)
-            return self._moments.plain
+        from sdeverify.problems.compiled import plain_kernel
 
         structure = pytree.tree_structure(self.data.data)
         data = Samples(pytree.tree_unflatten(list(arguments), structure))
-        return WithinStep(self, data, weighted, sums)
+        return WithinStep(
+            self, data, lambda: plain_kernel(self._gradients), lambda: plain_kernel(self._moments)
+        )
 
     def losses(
         self,
@@ -262,28 +256,7 @@ class ModuleProblem(Problem):
 
     def _check(self, theta: Tensor, weights: Tensor | None, indices: Tensor | None) -> int:
         """Shapes and dtype; returns the number of samples of each replica."""
-        if theta.dim() != 2 or theta.shape[1] != self.dim:
-            raise InvalidInputError(
-                f"theta must have shape (replica, {self.dim}); got {tuple(theta.shape)}. "
-                "For one point pass theta.unsqueeze(0)."
-            )
-        if theta.dtype != self.dtype:
-            raise InvalidInputError(
-                f"theta is {theta.dtype}, the problem computes in {self.dtype}. Make the problem "
-                f"with dtype={theta.dtype}, or pass theta.to({self.dtype})."
-            )
-        if indices is not None and (indices.dim() != 2 or len(indices) != len(theta)):
-            raise InvalidInputError(
-                f"indices must have shape ({len(theta)}, n), a subset for each replica; "
-                f"got {tuple(indices.shape)}."
-            )
-        n = self.samples if indices is None else indices.shape[1]
-        if weights is not None and tuple(weights.shape) != (len(theta), n):
-            raise InvalidInputError(
-                f"weights must have shape ({len(theta)}, {n}), one a replica and sample; "
-                f"got {tuple(weights.shape)}."
-            )
-        return n
+        return check_ensemble(self.dim, self.samples, self.dtype, theta, weights, indices)
 
     @cached_property
     def _general(self) -> General:

@@ -60,12 +60,12 @@ learning rate are arguments, the SDE's other numbers and the step size are const
 SDE and step size is compiled by itself (seconds; a code that was made before is taken from torch's
 own cache). Chains of linear layers are compiled so as long as a replica's samples fit one chunk, in
 pieces that stay in the cache. Other networks, and larger data, have their gradients compiled by
-themselves, once for all SDEs, and the state's update beside them. tanh is left to torch's kernel,
-which takes a quarter of the time of the generated one.
+themselves, once for all SDEs, and the state's update beside them. tanh is left to torch's own
+kernel, which is faster than the generated one.
 
 The compiled numbers are compared with the plain ones on the first use of each shape, and are not
-used where they differ: a warning says so. This is no formality: with torch 2.13 a concatenation of
-signals of exactly 32 samples came out wrong.
+used where they differ: a warning says so. This is no formality: torch 2.13 made wrong code of a
+concatenation that an earlier form of the dense chain had.
 """
 
 MEMORY = """
