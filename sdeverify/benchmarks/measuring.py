@@ -44,7 +44,7 @@ class Effort:
 def efforts(quick: bool, device: str) -> Effort:
     """The effort of a quick look, or of a whole measurement."""
     effort = Effort(device=device)
-    return replace(effort, rounds=3, seconds=0.4, quick=True) if quick else effort
+    return replace(effort, rounds=25, seconds=1.0, quick=True) if quick else effort
 
 
 def interleaved(works: Mapping[str, Work], effort: Effort) -> dict[str, float]:
