@@ -1,0 +1,67 @@
+"""A seed means the same numbers, whatever has become of the code; an old store opens."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sdeverify as sv
+from recorded import record
+
+RECORDED = json.loads(record.NUMBERS.read_text(encoding="utf-8"))
+ROUNDING = {"digits, single precision": 2e-4, "verify": 2e-4}
+"""Of each number's size: machines differ in the last bits, and single precision has few of them."""
+
+
+def assert_recorded(name: str, values: dict[str, Any]) -> None:
+    found = record.plain(values)
+    assert found.keys() == RECORDED[name].keys()
+    for key, before in RECORDED[name].items():
+        assert_close(np.asarray(found[key]), np.asarray(before), ROUNDING.get(name, 1e-9))
+
+
+def assert_close(found: np.ndarray, before: np.ndarray, tolerance: float) -> None:
+    size = np.nanmax(np.abs(before))
+    np.testing.assert_allclose(found, before, rtol=tolerance, atol=tolerance * size)
+
+
+@pytest.mark.parametrize("name", record.ROUTES)
+def test_a_seed_gives_the_numbers_that_it_gave(name: str) -> None:
+    assert_recorded(name, record.ROUTES[name]())
+
+
+def test_a_stored_campaign_gives_the_numbers_that_it_gave(tmp_path: Path) -> None:
+    assert_recorded("store", record.through_a_store(tmp_path))
+
+
+def test_a_store_of_an_earlier_version_opens_and_is_not_computed_again(tmp_path: Path) -> None:
+    with tarfile.open(record.STORE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    store = sv.Store(tmp_path / "store")
+    computed = []
+
+    class Watched:
+        def __init__(self, sink: Any) -> None:
+            self.sink = sink
+
+        def load(self) -> Any:
+            return self.sink.load()
+
+        def save(self, block: int, result: Any) -> None:
+            computed.append(block)
+
+    tree = sv.run(record.campaign(), sinks=lambda name, job: Watched(store.sink(name, job)))
+    assert computed == []
+    found = {
+        f"{name}/{field}": tree[name]["errors"][field]
+        for name in ("toy", "rates")
+        for field in ("error", "standard_error")
+    }
+    assert_recorded("store", found)
+    stored = store.read_tree()
+    assert stored["toy"]["errors"]["error"].equals(tree["toy"]["errors"]["error"])
