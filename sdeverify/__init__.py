@@ -28,11 +28,11 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sdeverify' has no attribute '{name}'")
-    home = _HOMES[name]
-    if home == "sdeverify":
-        value = importlib.import_module(f"sdeverify.{name}")
+    home = importlib.import_module(_HOMES[name])
+    if name in vars(home):
+        value = vars(home)[name]
     else:
-        value = getattr(importlib.import_module(home), name)
+        value = importlib.import_module(f"{_HOMES[name]}.{name}")
     globals()[name] = value
     return value
 

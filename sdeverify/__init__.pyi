@@ -1,4 +1,3 @@
-from sdeverify import measures as measures
 from sdeverify import sdes as sdes
 from sdeverify import testing as testing
 from sdeverify.analysis import (
@@ -25,35 +24,14 @@ from sdeverify.analysis.allocation import (
 from sdeverify.analysis.extrapolation import (
     extrapolate_levels as extrapolate_levels,
 )
-from sdeverify.answer import (
-    verify as verify,
-)
-from sdeverify.batch_experiment import scaling_experiment as scaling_experiment
-from sdeverify.batch_scaling import (
-    largest_kappa as largest_kappa,
-)
-from sdeverify.batch_scaling import (
-    scale as scale,
-)
-from sdeverify.batch_scaling import (
-    scale_batch as scale_batch,
-)
-from sdeverify.batch_scaling import (
-    scale_state as scale_state,
-)
-from sdeverify.campaign import (
-    Campaign as Campaign,
-)
-from sdeverify.campaign import (
-    run as run,
-)
-from sdeverify.certificate import certify as certify
-from sdeverify.ensembles import (
-    simulate as simulate,
-)
-from sdeverify.ensembles import (
-    solve as solve,
-)
+from sdeverify.base.state import State as State
+from sdeverify.ensembles import measures as measures
+from sdeverify.ensembles.observables import Observable as Observable
+from sdeverify.ensembles.plan import Plan as Plan
+from sdeverify.ensembles.plan import plan as plan
+from sdeverify.ensembles.solve import simulate as simulate
+from sdeverify.ensembles.solve import solve as solve
+from sdeverify.ensembles.warm_up import warm_up as warm_up
 from sdeverify.errors import (
     InconclusiveError as InconclusiveError,
 )
@@ -69,10 +47,9 @@ from sdeverify.errors import (
 from sdeverify.errors import (
     UnsupportedError as UnsupportedError,
 )
-from sdeverify.gradient_noise import (
-    noise_statistics as noise_statistics,
-)
-from sdeverify.integrator_certificate import certify_integrator as certify_integrator
+from sdeverify.exact import exact_weak_error as exact_weak_error
+from sdeverify.exact.certify_integrator import certify_integrator as certify_integrator
+from sdeverify.exact.consistency import consistency as consistency
 from sdeverify.noise import (
     AmplifiedNoise as AmplifiedNoise,
 )
@@ -91,11 +68,8 @@ from sdeverify.noise import (
 from sdeverify.noise import (
     ShuffledEpochs as ShuffledEpochs,
 )
-from sdeverify.noise_dominance import validity as validity
-from sdeverify.observables import (
-    Observable as Observable,
-)
-from sdeverify.one_step import consistency as consistency
+from sdeverify.noise.oracle import GradientOracle as GradientOracle
+from sdeverify.noise.statistics import noise_statistics as noise_statistics
 from sdeverify.optimizers import (
     SGD as SGD,
 )
@@ -114,22 +88,20 @@ from sdeverify.optimizers import (
 from sdeverify.optimizers.from_torch import (
     optimizer_from_torch as optimizer_from_torch,
 )
+from sdeverify.optimizers.ladders import BallisticRates as BallisticRates
+from sdeverify.optimizers.ladders import Ladder as Ladder
+from sdeverify.optimizers.ladders import LearningRates as LearningRates
+from sdeverify.optimizers.ladders import SvagLevels as SvagLevels
+from sdeverify.optimizers.ladders import svag as svag
 from sdeverify.optimizers.start import (
     start_from_torch as start_from_torch,
 )
-from sdeverify.oracle import (
-    GradientOracle as GradientOracle,
-)
-from sdeverify.planning import Plan as Plan
-from sdeverify.planning import plan as plan
+from sdeverify.problems.gradients.parameters import flatten_parameters as flatten_parameters
 from sdeverify.problems.module import (
     ModuleProblem as ModuleProblem,
 )
 from sdeverify.problems.module import (
     problem_from_module as problem_from_module,
-)
-from sdeverify.problems.parameters import (
-    flatten_parameters as flatten_parameters,
 )
 from sdeverify.problems.problem import (
     FunctionProblem as FunctionProblem,
@@ -137,26 +109,17 @@ from sdeverify.problems.problem import (
 from sdeverify.problems.problem import (
     Problem as Problem,
 )
-from sdeverify.reference import exact_weak_error as exact_weak_error
 from sdeverify.report import (
     write_report as write_report,
 )
-from sdeverify.scaling_study import ScalingStudy as ScalingStudy
-from sdeverify.scalings import (
-    BallisticRates as BallisticRates,
-)
-from sdeverify.scalings import (
-    Ladder as Ladder,
-)
-from sdeverify.scalings import (
-    LearningRates as LearningRates,
-)
-from sdeverify.scalings import (
-    SvagLevels as SvagLevels,
-)
-from sdeverify.scalings import (
-    svag as svag,
-)
+from sdeverify.scaling.experiment import scaling_experiment as scaling_experiment
+from sdeverify.scaling.scale import largest_kappa as largest_kappa
+from sdeverify.scaling.scale import scale as scale
+from sdeverify.scaling.scale import scale_batch as scale_batch
+from sdeverify.scaling.scale import scale_state as scale_state
+from sdeverify.scaling.study import ScalingStudy as ScalingStudy
+from sdeverify.scaling.torch_svag import TorchSVAG as TorchSVAG
+from sdeverify.scaling.validity import validity as validity
 from sdeverify.sdes import (
     SDE as SDE,
 )
@@ -169,20 +132,13 @@ from sdeverify.sdes import (
 from sdeverify.sdes import (
     derive as derive,
 )
-from sdeverify.starting import (
-    warm_up as warm_up,
-)
-from sdeverify.state import (
-    State as State,
-)
-from sdeverify.store import (
-    Store as Store,
-)
-from sdeverify.study import (
-    Study as Study,
-)
-from sdeverify.torch_svag import TorchSVAG as TorchSVAG
-from sdeverify.views import four_views as four_views
-from sdeverify.views import views_table as views_table
+from sdeverify.study.campaign import Campaign as Campaign
+from sdeverify.study.campaign import run as run
+from sdeverify.study.certify import certify as certify
+from sdeverify.study.four_views import four_views as four_views
+from sdeverify.study.four_views import views_table as views_table
+from sdeverify.study.store import Store as Store
+from sdeverify.study.study import Study as Study
+from sdeverify.study.verify import verify as verify
 
 __version__: str

@@ -1,6 +1,6 @@
 """`python -m sdeverify`, the same as `sdeverify`."""
 
-from sdeverify.cli import main
+from sdeverify.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -12,11 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook(
     [
         "sdeverify.noise",
-        "sdeverify.oracle",
         "sdeverify.optimizers",
         "sdeverify.problems.problem",
         "sdeverify.sdes",
-        "sdeverify.steppers",
+        "sdeverify.ensembles.steppers",
     ],
     "typechecker.checked",
 )

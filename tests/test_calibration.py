@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import sdeverify as sv
+from sdeverify.analysis.datasets.schema import finish_chain, finish_path
 from sdeverify.analysis.power_law import fit, whiten
-from sdeverify.job_building import chain_job, path_job
+from sdeverify.base.rng import Block
+from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.exact import Moving, Periodic, Positive
 from sdeverify.problems.library import circle_problem
-from sdeverify.reference import Moving, Periodic, Positive
-from sdeverify.rng import Block
-from sdeverify.schema import finish_chain, finish_path
 
 BLOCKS, SIZE = 60, 1024
 STEPS = [1, 2, 4]

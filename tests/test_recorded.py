@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recorded import record
 
 import sdeverify as sv
-from recorded import record
 
 RECORDED = json.loads(record.NUMBERS.read_text(encoding="utf-8"))
 ROUNDING = {"digits, single precision": 2e-4, "verify": 2e-4}

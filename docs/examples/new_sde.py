@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 import sdeverify as sv
-from sdeverify.certificate import certify
-from sdeverify.faults import correct_studies
+from sdeverify.study.certify import certify
 from sdeverify.testing import check_sde
+from sdeverify.testing.faults import correct_studies
 
 
 @dataclass(frozen=True)

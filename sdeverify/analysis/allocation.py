@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdeverify.arguments import number
+from sdeverify.base.arguments import number
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]

@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from sdeverify.axes import BLOCK, STEP
+from sdeverify.analysis.datasets.axes import BLOCK, STEP
 
 Array = NDArray[Any]
 

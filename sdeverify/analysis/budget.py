@@ -9,12 +9,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from sdeverify.analysis.datasets.axes import STEP
 from sdeverify.analysis.limit import HALF_WIDTH, limits
 from sdeverify.analysis.order import DIMS, SIGNAL_LEVEL, default_steps
 from sdeverify.analysis.power_law import whiten
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
 from sdeverify.analysis.verdict import SMALL_LIMIT
-from sdeverify.axes import STEP
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]

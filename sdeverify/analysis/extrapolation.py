@@ -17,9 +17,9 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from sdeverify.analysis.bands import block_residuals
-from sdeverify.axes import BLOCK, OBSERVABLE, STEP
+from sdeverify.analysis.datasets.axes import BLOCK, OBSERVABLE, STEP
+from sdeverify.analysis.datasets.schema import check_chain, fingerprint
 from sdeverify.errors import InvalidInputError
-from sdeverify.schema import check_chain, fingerprint
 
 Array = NDArray[Any]
 

@@ -33,6 +33,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.analysis.exact_order import exact_order
 from sdeverify.analysis.limit import limit_columns, limits, share_of, third_term
 from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, fit, local_slopes, whiten
@@ -45,7 +46,6 @@ from sdeverify.analysis.verdict import (
     SUPPORTED,
     interval_verdict,
 )
-from sdeverify.axes import OBSERVABLE, STEP
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]

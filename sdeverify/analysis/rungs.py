@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from sdeverify.axes import OBSERVABLE, STEP
+from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]

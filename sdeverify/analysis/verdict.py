@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdeverify.axes import OBSERVABLE, STEP
+from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.errors import InconclusiveError, InvalidInputError
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"

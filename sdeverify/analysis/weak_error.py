@@ -10,12 +10,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdeverify.analysis.bands import simultaneous_quantile
+from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
+from sdeverify.analysis.datasets.moments import (
+    extrapolation_weights,
+    pool_blocks,
+    variance_of_the_mean,
+)
+from sdeverify.analysis.datasets.schema import check_chain, check_path
 from sdeverify.analysis.sides import EXTRAPOLATION, Ensemble, difference, side_of
-from sdeverify.arguments import confidence_level
-from sdeverify.axes import OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
+from sdeverify.base.arguments import confidence_level
 from sdeverify.errors import InvalidInputError
-from sdeverify.pooling import extrapolation_weights, pool_blocks, variance_of_the_mean
-from sdeverify.schema import check_chain, check_path
 
 Array = NDArray[Any]
 

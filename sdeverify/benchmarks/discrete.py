@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from sdeverify.base.rng import Block, Streams
+from sdeverify.base.shapes import Tensor
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
 from sdeverify.benchmarks.nets import Subject, on_digits, perceptron
+from sdeverify.ensembles.steppers.discrete import Chain
 from sdeverify.noise import MinibatchNoise
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer
-from sdeverify.oracle import GradientOracle
-from sdeverify.rng import Block, Streams
-from sdeverify.shapes import Tensor
-from sdeverify.steppers.discrete import Chain
 
 BATCH = 32
 STEPS = 10

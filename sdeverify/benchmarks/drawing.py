@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torchsde import sdeint
 
+from sdeverify.base.compiling import has_compiler
+from sdeverify.base.rng import Block, Streams
+from sdeverify.base.shapes import Tensor
+from sdeverify.base.state import State
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
-from sdeverify.compiling import has_compiler
-from sdeverify.job_building import NORMALS
+from sdeverify.ensembles.build import NORMALS
+from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
+from sdeverify.ensembles.steppers.increments import FullBatch
+from sdeverify.ensembles.steppers.torchsde import integrate_with_torchsde
 from sdeverify.noise import GaussianNoise
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD
-from sdeverify.oracle import GradientOracle
 from sdeverify.problems.library import AnalyticProblem
-from sdeverify.rng import Block, Streams
 from sdeverify.sdes import GradientSDE, derive
-from sdeverify.shapes import Tensor
-from sdeverify.state import State
-from sdeverify.steppers.euler_maruyama import EulerMaruyama
-from sdeverify.steppers.increments import FullBatch
-from sdeverify.steppers.torchsde import integrate_with_torchsde
 
 REPLICAS = 10_000
 DIMENSIONS = 8

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sdeverify.base.shapes import Tensor
 from sdeverify.problems.digits import digits
 from sdeverify.problems.module import ModuleProblem, problem_from_module
-from sdeverify.shapes import Tensor
 
 CLASSES = 10
 

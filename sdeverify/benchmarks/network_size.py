@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch.func import functional_call, grad, vmap
 
+from sdeverify.base.shapes import Float, Tensor, Vector
 from sdeverify.benchmarks.measuring import Effort, Work, interleaved
 from sdeverify.benchmarks.nets import Subject, on_digits, perceptron
 from sdeverify.benchmarks.steps import FORMS, SAMPLES, one_step, plain_gradient
-from sdeverify.shapes import Float, Tensor
 
 HIDDEN = (1, 4, 13, 64, 133, 1333, 13_333)
 EIGEN, CHOLESKY, PER_SAMPLE, OURS = (
@@ -68,9 +68,7 @@ def point(hidden: int, effort: Effort) -> Point:
     return Point(problem.dim, plain, seconds)
 
 
-def per_sample_step(
-    theta: Float[Tensor, " param"], sample_gradients: Callable[[slice], Tensor]
-) -> Tensor:
+def per_sample_step(theta: Vector, sample_gradients: Callable[[slice], Tensor]) -> Tensor:
     """theta - h grad f - s F xi from the gradients of all samples, some at a time."""
     n = SAMPLES
     xi = torch.randn(n, dtype=theta.dtype, device=theta.device)
@@ -84,7 +82,7 @@ def per_sample_step(
 
 
 def dense_step(
-    theta: Float[Tensor, " param"],
+    theta: Vector,
     sample_gradients: Callable[[slice], Tensor],
     noise: Callable[[Tensor], Tensor],
 ) -> Tensor:
@@ -102,7 +100,7 @@ def _dense(
     return lambda: dense_step(theta, sample_gradients, noise)
 
 
-def eigen_noise(covariance: Float[Tensor, "param param"]) -> Float[Tensor, " param"]:
+def eigen_noise(covariance: Float[Tensor, "param param"]) -> Vector:
     """Sigma^(1/2) xi by an eigendecomposition."""
     values, vectors = torch.linalg.eigh(covariance)
     xi = torch.randn(len(values), dtype=values.dtype, device=values.device)
@@ -110,7 +108,7 @@ def eigen_noise(covariance: Float[Tensor, "param param"]) -> Float[Tensor, " par
     return noise
 
 
-def cholesky_noise(covariance: Float[Tensor, "param param"]) -> Float[Tensor, " param"]:
+def cholesky_noise(covariance: Float[Tensor, "param param"]) -> Vector:
     """L xi with L L^T = Sigma + delta I; Sigma alone is singular, of rank N - 1 at most."""
     size = len(covariance)
     shift = 1e-4 * covariance.diagonal().mean() + torch.finfo(covariance.dtype).tiny

@@ -12,18 +12,18 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdeverify import measures
-from sdeverify.ensembles import simulate, solve
+from sdeverify.base.state import State
+from sdeverify.ensembles import measures
+from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.solve import simulate, solve
+from sdeverify.ensembles.warm_up import warm_up
 from sdeverify.noise import MinibatchNoise
-from sdeverify.observables import Observable
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer
-from sdeverify.oracle import GradientOracle
 from sdeverify.problems.digits import digits_problem
 from sdeverify.problems.library import circle_problem
 from sdeverify.problems.problem import Problem
 from sdeverify.sdes import derive
-from sdeverify.starting import warm_up
-from sdeverify.state import State
 
 Array = NDArray[np.float64]
 

@@ -8,19 +8,19 @@ from functools import partial
 
 from torch import nn
 
+from sdeverify.base.rng import Block, Streams
+from sdeverify.base.shapes import Tensor
+from sdeverify.base.state import State
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
 from sdeverify.benchmarks.nets import CNN, MLP, TRANSFORMER, Subject, on_digits
+from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
+from sdeverify.ensembles.steppers.increments import FullBatch
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise import MinibatchNoise
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer
-from sdeverify.oracle import GradientOracle
 from sdeverify.problems.module import ModuleProblem
-from sdeverify.rng import Block, Streams
 from sdeverify.sdes import derive
-from sdeverify.shapes import Tensor
-from sdeverify.state import State
-from sdeverify.steppers.euler_maruyama import EulerMaruyama
-from sdeverify.steppers.increments import FullBatch
 
 SAMPLES = 1797
 LOOPED = 4

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from sdeverify.arguments import number
+from sdeverify.base.arguments import number
+from sdeverify.base.rng import Streams
+from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
-from sdeverify.rng import Streams
-from sdeverify.shapes import Float, Tensor
 
 
 def amplification_weights(a: float) -> tuple[float, float]:
@@ -60,9 +60,7 @@ class AmplifiedNoise(Noise):
     def combine(self, coefficients: Sequence[float], draws: Sequence[Any]) -> Any:
         return self.base.combine(coefficients, draws)
 
-    def gradient(
-        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Any
-    ) -> Float[Tensor, "replica param"]:
+    def gradient(self, problem: Problem, theta: Parameters, draw: Any) -> Parameters:
         return self.base.gradient(problem, theta, draw)
 
     def describe(self, problem: Problem) -> str:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from sdeverify.base.shapes import Float, Normals, Parameters, Tensor, Vector
 from sdeverify.problems.problem import Problem
-from sdeverify.shapes import Float, Tensor
 
 ROWS = 64
 """At most so many replicas are multiplied as one row."""
@@ -24,9 +24,9 @@ class GradientValues(NamedTuple):
     there only where they were asked for.
     """
 
-    increment: Float[Tensor, "replica param"]
-    mean: Float[Tensor, "replica param"] | None
-    variance: Float[Tensor, "replica param"] | None
+    increment: Parameters
+    mean: Parameters | None
+    variance: Parameters | None
 
 
 class Covariance(ABC):
@@ -40,25 +40,23 @@ class Covariance(ABC):
     def product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        z: Normals,
+    ) -> Parameters:
         """F(theta) z."""
 
     @abstractmethod
-    def mean_and_variance(
-        self, problem: Problem, theta: Float[Tensor, "replica param"]
-    ) -> tuple[Tensor, Tensor]:
+    def mean_and_variance(self, problem: Problem, theta: Parameters) -> tuple[Tensor, Tensor]:
         """grad f and diag Sigma, each of shape (replica, param)."""
 
     @abstractmethod
     def increment(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
+        theta: Parameters,
         dt: float,
         intensity: float,
-        dW: Float[Tensor, "replica noise"],
+        dW: Normals,
         with_variance: bool,
     ) -> GradientValues:
         """(grad f) dt + intensity F dW, with dW of variance dt, and the moments where asked for."""
@@ -78,14 +76,12 @@ class SampleCovariance(Covariance):
     def product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        z: Normals,
+    ) -> Parameters:
         return problem.weighted_gradient(theta, centred(z) / math.sqrt(problem.samples))
 
-    def mean_and_variance(
-        self, problem: Problem, theta: Float[Tensor, "replica param"]
-    ) -> tuple[Tensor, Tensor]:
+    def mean_and_variance(self, problem: Problem, theta: Parameters) -> tuple[Tensor, Tensor]:
         weights = theta.new_zeros((theta.shape[0], problem.samples))
         moments = problem.weighted_moments(theta, weights)
         return moments.mean, diagonal(moments.mean, moments.second)
@@ -93,10 +89,10 @@ class SampleCovariance(Covariance):
     def increment(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
+        theta: Parameters,
         dt: float,
         intensity: float,
-        dW: Float[Tensor, "replica noise"],
+        dW: Normals,
         with_variance: bool,
     ) -> GradientValues:
         n = problem.samples
@@ -127,23 +123,21 @@ class FactorCovariance(Covariance):
     def product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        z: Normals,
+    ) -> Parameters:
         return torch.einsum("rdm,rm->rd", self.factor(theta), z)
 
-    def mean_and_variance(
-        self, problem: Problem, theta: Float[Tensor, "replica param"]
-    ) -> tuple[Tensor, Tensor]:
+    def mean_and_variance(self, problem: Problem, theta: Parameters) -> tuple[Tensor, Tensor]:
         return problem.gradient(theta), self.variance(theta)
 
     def increment(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
+        theta: Parameters,
         dt: float,
         intensity: float,
-        dW: Float[Tensor, "replica noise"],
+        dW: Normals,
         with_variance: bool,
     ) -> GradientValues:
         mean = problem.gradient(theta)
@@ -155,14 +149,14 @@ class FactorCovariance(Covariance):
     def scaled_product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
+        theta: Parameters,
+        z: Normals,
         size: float,
-    ) -> Float[Tensor, "replica param"]:
+    ) -> Parameters:
         """size F(theta) z, in fresh memory."""
         return self.product(problem, theta, z).mul_(size)
 
-    def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+    def variance(self, theta: Parameters) -> Parameters:
         """diag Sigma."""
         return self.factor(theta).square().sum(-1)
 
@@ -185,12 +179,12 @@ class ConstantCovariance(FactorCovariance):
     def product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        z: Normals,
+    ) -> Parameters:
         return z @ self.matrix.to(theta).mT
 
-    def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+    def variance(self, theta: Parameters) -> Parameters:
         return self.matrix.to(theta).square().sum(-1).expand_as(theta)
 
 
@@ -201,7 +195,7 @@ class DiagonalCovariance(FactorCovariance):
         sizes: s, shape `(param,)`.
     """
 
-    def __init__(self, sizes: Float[Tensor, " param"]) -> None:
+    def __init__(self, sizes: Vector) -> None:
         super().__init__(
             lambda theta: torch.diag(sizes.to(theta)).expand(theta.shape[0], -1, -1), len(sizes)
         )
@@ -214,24 +208,24 @@ class DiagonalCovariance(FactorCovariance):
     def product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        z: Normals,
+    ) -> Parameters:
         return self.scaled_product(problem, theta, z, 1.0)
 
     def scaled_product(
         self,
         problem: Problem,
-        theta: Float[Tensor, "replica param"],
-        z: Float[Tensor, "replica noise"],
+        theta: Parameters,
+        z: Normals,
         size: float,
-    ) -> Float[Tensor, "replica param"]:
+    ) -> Parameters:
         """size s z, with several replicas in a row: few parameters make short inner loops."""
         width = math.gcd(len(z), ROWS) * len(self.sizes)
         sizes = self._rows[:width].to(z) * size
         return (z.reshape(-1, width) * sizes).view_as(z)
 
-    def variance(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+    def variance(self, theta: Parameters) -> Parameters:
         return self.sizes.to(theta).square().expand_as(theta)
 
 

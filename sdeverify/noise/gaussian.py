@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdeverify.arguments import number, whole
+from sdeverify.base.arguments import number, whole
+from sdeverify.base.rng import Streams
+from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import (
     ConstantCovariance,
@@ -22,8 +24,6 @@ from sdeverify.noise.covariance import (
 )
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
-from sdeverify.rng import Streams
-from sdeverify.shapes import Float, Tensor
 
 
 class NormalNoise(Noise):
@@ -35,9 +35,7 @@ class NormalNoise(Noise):
     def combine(self, coefficients: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
         return sum(c * d for c, d in zip(coefficients, draws, strict=True))  # type: ignore[return-value]
 
-    def gradient(
-        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Tensor
-    ) -> Float[Tensor, "replica param"]:
+    def gradient(self, problem: Problem, theta: Parameters, draw: Tensor) -> Parameters:
         values = self.covariance.increment(
             problem, theta, 1.0, self.scale(problem), draw.to(theta.dtype), with_variance=False
         )

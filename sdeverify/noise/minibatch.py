@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from sdeverify.arguments import whole
+from sdeverify.base.arguments import whole
+from sdeverify.base.rng import Streams
+from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance, SampleCovariance
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
-from sdeverify.rng import Streams
-from sdeverify.shapes import Float, Tensor
 
 MAX_ATOMS = 200_000
 
@@ -55,9 +55,7 @@ class FiniteSumNoise(Noise):
             torch.cat([c * d.weights for c, d in zip(coefficients, draws, strict=True)], 1),
         )
 
-    def gradient(
-        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Batch
-    ) -> Float[Tensor, "replica param"]:
+    def gradient(self, problem: Problem, theta: Parameters, draw: Batch) -> Parameters:
         return problem.weighted_gradient(theta, draw.weights.to(theta.dtype), draw.indices)
 
     def _equal_weights(self, indices: Tensor) -> Batch:

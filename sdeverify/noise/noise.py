@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from sdeverify.base.rng import Streams
+from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.covariance import Covariance
 from sdeverify.problems.problem import Problem
-from sdeverify.rng import Streams
-from sdeverify.shapes import Float, Tensor
 
 
 class Atoms(NamedTuple):
@@ -60,9 +60,7 @@ class Noise(ABC):
         return type(draw)(*(self.part(field, replicas) for field in draw))
 
     @abstractmethod
-    def gradient(
-        self, problem: Problem, theta: Float[Tensor, "replica param"], draw: Any
-    ) -> Float[Tensor, "replica param"]:
+    def gradient(self, problem: Problem, theta: Parameters, draw: Any) -> Parameters:
         """The noisy gradients of a draw at theta."""
 
     @abstractmethod

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, State
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import (
     Adaptive,
     bias_correction,
     noise_variance,
 )
 from sdeverify.optimizers.optimizer import PerParameter, in_range, only
-from sdeverify.oracle import GradientOracle
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +61,11 @@ class Adam(Adaptive):
         """lambda_0 = lambda/eta, held fixed along the ladder."""
         return self.decoupled_weight_decay / self.learning_rate
 
-    def step(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         own = {name: y[name].clone() for name in self.components}
         return Adam.advance(self, k, own, gradient)
 
-    def advance(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)
         m = y["m"].lerp_(g, 1 - self.beta1)
         v = y["v"].mul_(self.beta2)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sdeverify.arguments import number
+from sdeverify.base.arguments import number
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError
-from sdeverify.oracle import GradientOracle
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, State
+from sdeverify.noise.oracle import GradientOracle
 
 PerParameter = float | Tensor
 """A hyperparameter: one number, or one for each parameter, of shape `(param,)`."""
@@ -59,18 +59,14 @@ class Optimizer(ABC):
         """All hyperparameters by torch's names."""
 
     @abstractmethod
-    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+    def init(self, theta: Parameters) -> dict[str, Tensor]:
         """The state that torch starts from: theta and zero buffers."""
 
     @abstractmethod
-    def step(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         """The state after own step k (counted from 0) with this noisy gradient; y is unchanged."""
 
-    def advance(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         """`step` that may work in the memory of y, for ensembles that own it."""
         return self.step(k, y, gradient)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, State
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import Adaptive, descend, noise_variance, running_square
 from sdeverify.optimizers.optimizer import PerParameter, in_range, only
-from sdeverify.oracle import GradientOracle
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,7 @@ class RMSprop(Adaptive):
             "old_v": self.old_v,
         }
 
-    def step(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)
         v = running_square(y["v"], g, self.beta)
         root = (y["v"] if self.old_v else v).sqrt().add_(self.epsilon)

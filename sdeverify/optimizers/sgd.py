@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer, PerParameter, in_range, only, zeros_beside
-from sdeverify.oracle import GradientOracle
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,10 @@ class SGD(_GradientDescent):
     def hyperparameters(self) -> dict[str, PerParameter]:
         return {"lr": self.learning_rate, "weight_decay": self.weight_decay}
 
-    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+    def init(self, theta: Parameters) -> dict[str, Tensor]:
         return {"theta": theta}
 
-    def step(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         return {"theta": descend(y["theta"], self.regularised(y, gradient), self.rate(k))}
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
@@ -125,12 +123,10 @@ class SGDMomentum(_GradientDescent):
             "weight_decay": self.weight_decay,
         }
 
-    def init(self, theta: Float[Tensor, "replica param"]) -> dict[str, Tensor]:
+    def init(self, theta: Parameters) -> dict[str, Tensor]:
         return zeros_beside(theta, self.components)
 
-    def step(
-        self, k: int, y: Components, gradient: Float[Tensor, "replica param"]
-    ) -> dict[str, Tensor]:
+    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)
         fresh = 1.0 if k == 0 else 1 - self.dampening
         buffer = self.momentum * y["momentum_buffer"] + fresh * g

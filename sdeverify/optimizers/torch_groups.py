@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from sdeverify.base.shapes import Int, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.problems.problem import Problem
-from sdeverify.shapes import Int, Tensor
 
 Schedule = Callable[[float], float]
 """The factor of the learning rate at a level-1 step, which may be a fraction on a refined chain."""

@@ -11,12 +11,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedParameter
 
+from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.problems.functional import FunctionalModel
-from sdeverify.problems.losses import PerSampleLoss
-from sdeverify.problems.parameters import NO_PARAMETERS, ParameterLayout
-from sdeverify.problems.samples import Samples
-from sdeverify.shapes import Tensor
+from sdeverify.problems.gradients.functional import FunctionalModel
+from sdeverify.problems.gradients.losses import PerSampleLoss
+from sdeverify.problems.gradients.parameters import NO_PARAMETERS, ParameterLayout
+from sdeverify.problems.gradients.samples import Samples
 
 PROBE = 3
 """Samples that the trial evaluation looks at."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.problems.module import ModuleProblem, problem_from_module
-from sdeverify.shapes import Tensor
 
 
 def digits(samples: int = 1797, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def digits_problem(
     seed: int = 0,
 ) -> tuple[ModuleProblem, Tensor]:
     """The cross entropy of a small network on the first digits, and its initial parameters."""
-    from sdeverify.problems.parameters import flatten_parameters
+    from sdeverify.problems.gradients.parameters import flatten_parameters
 
     inputs, targets = digits(samples, dtype)
     net = perceptron(hidden, dtype, seed)

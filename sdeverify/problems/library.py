@@ -12,8 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from sdeverify.base.shapes import (
+    Indices,
+    Parameters,
+    SampleGradients,
+    SampleLosses,
+    Tensor,
+    Weights,
+)
 from sdeverify.problems.problem import Problem, WeightedMoments, moments_from_per_sample
-from sdeverify.shapes import Float, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -43,45 +50,43 @@ class AnalyticProblem(Problem):
 
     def losses(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleLosses:
         every = self.values(theta)
         return every if indices is None else every.gather(1, indices)
 
     def weighted_gradient(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
+    ) -> Parameters:
         each = self.per_sample_gradients(theta, indices)
         return torch.einsum("rn,rnd->rd", weights, each)
 
     def weighted_moments(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
     ) -> WeightedMoments:
         return moments_from_per_sample(self.per_sample_gradients(theta, indices), weights)
 
     def per_sample_gradients(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n param"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleGradients:
         every = self.gradients(theta)
         if indices is None:
             return every
         return every.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
 
-    def squared_gradient_drift(
-        self, theta: Float[Tensor, "replica param"]
-    ) -> Float[Tensor, "replica param"]:
+    def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         return torch.einsum("rde,re->rd", self.hessian(theta), self.gradient(theta))
 
-    def gradient(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+    def gradient(self, theta: Parameters) -> Parameters:
         each = self.gradients(theta)
         return each.squeeze(1) if self.samples == 1 else each.mean(1)
 

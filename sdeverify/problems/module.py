@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.problems.checks import (
     check_loss_setting,
@@ -12,12 +13,15 @@ from sdeverify.problems.checks import (
     check_parameters,
     check_samples,
 )
-from sdeverify.problems.functional import private_copy
-from sdeverify.problems.losses import PerSampleLoss
+from sdeverify.problems.gradients.functional import private_copy
+from sdeverify.problems.gradients.losses import PerSampleLoss
+from sdeverify.problems.gradients.parameters import (
+    ParameterLayout,
+    flatten_parameters,
+    load_parameters,
+)
+from sdeverify.problems.gradients.samples import NetInputs, Samples
 from sdeverify.problems.module_problem import ModuleProblem
-from sdeverify.problems.parameters import ParameterLayout, flatten_parameters, load_parameters
-from sdeverify.problems.samples import NetInputs, Samples
-from sdeverify.shapes import Tensor
 
 __all__ = ["ModuleProblem", "flatten_parameters", "load_parameters", "problem_from_module"]
 

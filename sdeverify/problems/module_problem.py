@@ -11,20 +11,29 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from sdeverify.compiling import check_compiler
+from sdeverify.base.compiling import check_compiler
+from sdeverify.base.shapes import (
+    Indices,
+    Parameters,
+    SampleGradients,
+    SampleLosses,
+    Tensor,
+    Values,
+    Vector,
+    Weights,
+)
 from sdeverify.errors import UnsupportedError
 from sdeverify.problems.checks import check_ensemble, trial_outputs
-from sdeverify.problems.chunks import Chunks, Cost
-from sdeverify.problems.functional import FunctionalModel, fixed_values, saved_bytes
-from sdeverify.problems.general import General, GradientRoute, MomentsRoute
-from sdeverify.problems.losses import PerSampleLoss, fast_loss
-from sdeverify.problems.parameters import ParameterLayout
-from sdeverify.problems.pieces import WHOLE
+from sdeverify.problems.gradients.chunks import Chunks, Cost
+from sdeverify.problems.gradients.functional import FunctionalModel, fixed_values, saved_bytes
+from sdeverify.problems.gradients.general import General, GradientRoute, MomentsRoute
+from sdeverify.problems.gradients.losses import PerSampleLoss, fast_loss
+from sdeverify.problems.gradients.parameters import ParameterLayout
+from sdeverify.problems.gradients.pieces import WHOLE
+from sdeverify.problems.gradients.routes import gradient_route, moments_route
+from sdeverify.problems.gradients.samples import Batch, Samples
+from sdeverify.problems.gradients.within_step import WithinStep
 from sdeverify.problems.problem import Problem, WeightedMoments
-from sdeverify.problems.routes import gradient_route, moments_route
-from sdeverify.problems.samples import Batch, Samples
-from sdeverify.problems.within_step import WithinStep
-from sdeverify.shapes import Float, Int, Tensor
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class ModuleProblem(Problem):
     model: FunctionalModel
     data: Samples
     loss_function: PerSampleLoss
-    reference: Float[Tensor, " param"]
+    reference: Vector
     chunks: Chunks
     compiled: bool = False
 
@@ -146,7 +155,7 @@ class ModuleProblem(Problem):
         return tuple(pytree.tree_leaves(self.data.data))
 
     def within(self, arguments: Sequence[Tensor]) -> Problem:
-        from sdeverify.problems.compiled import plain_kernel
+        from sdeverify.problems.gradients.compiled import plain_kernel
 
         structure = pytree.tree_structure(self.data.data)
         data = Samples(pytree.tree_unflatten(list(arguments), structure))
@@ -156,9 +165,9 @@ class ModuleProblem(Problem):
 
     def losses(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleLosses:
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n))
         with torch.no_grad():
@@ -167,7 +176,7 @@ class ModuleProblem(Problem):
                 out[replicas, part] = self._general.losses(theta[replicas], batch)
         return out
 
-    def outputs(self, theta: Float[Tensor, "replica param"]) -> Tensor:
+    def outputs(self, theta: Parameters) -> Tensor:
         """net(inputs) for every replica and sample, shape `(replica, sample, ...)`."""
         self._check(theta, None, None)
         rows: dict[int, list[Tensor]] = {}
@@ -178,7 +187,7 @@ class ModuleProblem(Problem):
                 rows.setdefault(replicas.start, []).append(piece)
         return torch.cat([torch.cat(pieces, 1) for pieces in rows.values()])
 
-    def accuracy(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, " replica"]:
+    def accuracy(self, theta: Parameters) -> Values:
         """The share of samples whose largest output is their class.
 
         Raises:
@@ -194,10 +203,10 @@ class ModuleProblem(Problem):
 
     def weighted_gradient(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
+    ) -> Parameters:
         n = self._check(theta, weights, indices)
         weights = weights.to(self.dtype)
         out = torch.empty_like(theta)
@@ -211,9 +220,9 @@ class ModuleProblem(Problem):
 
     def weighted_moments(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
     ) -> WeightedMoments:
         n = self._check(theta, weights, indices)
         weights = weights.to(self.dtype)
@@ -230,9 +239,9 @@ class ModuleProblem(Problem):
 
     def per_sample_gradients(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n param"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleGradients:
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n, self.dim))
         for replicas, part in self.chunks.cut(len(theta), n, self._per_sample_cost):
@@ -240,9 +249,7 @@ class ModuleProblem(Problem):
             out[replicas, part] = self._general.per_sample(theta[replicas], batch)
         return out
 
-    def squared_gradient_drift(
-        self, theta: Float[Tensor, "replica param"]
-    ) -> Float[Tensor, "replica param"]:
+    def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         n = self._check(theta, None, None)
         gradient = self.gradient(theta)
         out = torch.zeros_like(theta)

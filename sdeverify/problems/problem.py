@@ -10,15 +10,23 @@ from typing import NamedTuple
 import torch
 from torch.func import grad, vmap
 
-from sdeverify.shapes import Float, Int, Tensor
+from sdeverify.base.shapes import (
+    Indices,
+    Parameters,
+    SampleGradients,
+    SampleLosses,
+    Tensor,
+    Values,
+    Weights,
+)
 
 
 class WeightedMoments(NamedTuple):
     """What one pass over samples tells: sum_i w_i g_i, mean_i g_i and mean_i g_i^2."""
 
-    weighted: Float[Tensor, "replica param"]
-    mean: Float[Tensor, "replica param"]
-    second: Float[Tensor, "replica param"]
+    weighted: Parameters
+    mean: Parameters
+    second: Parameters
 
 
 class Problem(ABC):
@@ -40,41 +48,39 @@ class Problem(ABC):
     @abstractmethod
     def losses(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleLosses:
         """l_i(theta) for each sample."""
 
     @abstractmethod
     def weighted_gradient(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
+    ) -> Parameters:
         """sum_i w_i grad l_i(theta): one backward pass."""
 
     @abstractmethod
     def weighted_moments(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
     ) -> WeightedMoments:
         """The weighted gradient with mean and second moment of the per-sample gradients."""
 
     @abstractmethod
     def per_sample_gradients(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n param"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleGradients:
         """grad l_i(theta) for each sample: n d numbers a replica, for small problems and checks."""
 
     @abstractmethod
-    def squared_gradient_drift(
-        self, theta: Float[Tensor, "replica param"]
-    ) -> Float[Tensor, "replica param"]:
+    def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         """grad (|grad f|^2 / 2) = (Hessian of f) grad f, for the second-order SDE of SGD."""
 
     def together(self, replicas: int, samples: int, moments: bool) -> int:
@@ -94,11 +100,11 @@ class Problem(ABC):
         """The problem with these `arguments`, for use inside a compiled step."""
         return self
 
-    def loss(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, " replica"]:
+    def loss(self, theta: Parameters) -> Values:
         """f(theta)."""
         return self.losses(theta).mean(-1)
 
-    def gradient(self, theta: Float[Tensor, "replica param"]) -> Float[Tensor, "replica param"]:
+    def gradient(self, theta: Parameters) -> Parameters:
         """grad f(theta)."""
         weights = theta.new_full((theta.shape[0], self.samples), 1 / self.samples)
         return self.weighted_gradient(theta, weights)
@@ -126,18 +132,18 @@ class FunctionProblem(Problem):
 
     def losses(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleLosses:
         every: Tensor = vmap(self.function)(theta)
         return every if indices is None else every.gather(1, indices)
 
     def weighted_gradient(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica param"]:
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
+    ) -> Parameters:
         if indices is not None:
             full = weights.new_zeros((theta.shape[0], self.samples))
             weights = full.scatter_add(1, indices, weights)
@@ -147,25 +153,23 @@ class FunctionProblem(Problem):
 
     def weighted_moments(
         self,
-        theta: Float[Tensor, "replica param"],
-        weights: Float[Tensor, "replica n"],
-        indices: Int[Tensor, "replica n"] | None = None,
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
     ) -> WeightedMoments:
         return moments_from_per_sample(self.per_sample_gradients(theta, indices), weights)
 
     def per_sample_gradients(
         self,
-        theta: Float[Tensor, "replica param"],
-        indices: Int[Tensor, "replica n"] | None = None,
-    ) -> Float[Tensor, "replica n param"]:
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleGradients:
         each: Tensor = vmap(torch.func.jacrev(self.function))(theta)
         if indices is None:
             return each
         return each.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
 
-    def squared_gradient_drift(
-        self, theta: Float[Tensor, "replica param"]
-    ) -> Float[Tensor, "replica param"]:
+    def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         def half_square(x: Tensor) -> Tensor:
             slope: Tensor = grad(lambda z: self.function(z).mean())(x)
             return 0.5 * slope.square().sum()
@@ -174,9 +178,7 @@ class FunctionProblem(Problem):
         return drift
 
 
-def moments_from_per_sample(
-    gradients: Float[Tensor, "replica n param"], weights: Float[Tensor, "replica n"]
-) -> WeightedMoments:
+def moments_from_per_sample(gradients: SampleGradients, weights: Weights) -> WeightedMoments:
     """The moments of `Problem.weighted_moments` from gradients that are already there."""
     return WeightedMoments(
         torch.einsum("rn,rnd->rd", weights, gradients),

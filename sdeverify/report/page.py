@@ -11,8 +11,8 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.report import markdown, mathml
 from sdeverify.report.evidence import settings_table
 from sdeverify.report.results import Results, read_results
-from sdeverify.report.scaling_page import write_scaling_report
-from sdeverify.report.scaling_results import is_scaling
+from sdeverify.report.scaling.page import write_scaling_report
+from sdeverify.report.scaling.results import is_scaling
 from sdeverify.report.sentences import VERDICT_SIGNS, in_brief
 from sdeverify.report.templating import environment_of
 from sdeverify.report.view import Section, section, summary_picture

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, Time
 from sdeverify.errors import InvalidInputError
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam as DiscreteAdam
 from sdeverify.optimizers.adaptive import noise_variance
 from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.adaptive import AdaptiveSDE
-from sdeverify.sdes.description import Description, number
-from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, Time
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
+from sdeverify.sdes.sde import requires
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ class Adam(AdaptiveSDE):
             "u": self.drift_of_u(y, mean, variance),
         }
 
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         return {"m": self.c1 * increment}
 
     @property

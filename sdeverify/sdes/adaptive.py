@@ -6,11 +6,11 @@ from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sdeverify.base.shapes import Tensor
+from sdeverify.base.state import Components
 from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.sdes.description import number
 from sdeverify.sdes.sde import GradientSDE
-from sdeverify.shapes import Tensor
-from sdeverify.state import Components
 
 SKEWNESS = "gradient noise whose skewness vanishes as sigma grows (SVAG's does)"
 DOMINANCE = "noise dominance, sigma >> |grad f|"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sdeverify.errors import UnsupportedError
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam as DiscreteAdam
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.rmsprop import RMSprop as DiscreteRMSprop
 from sdeverify.optimizers.sgd import SGD as DiscreteSGD
 from sdeverify.optimizers.sgd import SGDMomentum as DiscreteMomentum
-from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.adam import Adam
 from sdeverify.sdes.rmsprop import RMSprop
 from sdeverify.sdes.sde import GradientSDE

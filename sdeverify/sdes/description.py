@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdeverify.shapes import Tensor
+from sdeverify.base.shapes import Tensor
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,14 @@ def number(value: float | Tensor) -> str:
         low, high = float(value.min()), float(value.max())
         return f"{low:.6g}" if low == high else f"{low:.4g} ... {high:.4g}"
     return f"{value:.6g}"
+
+
+SMOOTH = "smooth losses with derivatives of polynomial growth, over a fixed horizon"
+
+
+INDEPENDENT = "independent gradients at each step, with finite moments"
+
+
+def clock_text(rule: str, time_per_step: float) -> str:
+    """The clock with its number."""
+    return f"{rule}; one optimizer step is {time_per_step:.6g} of SDE time"

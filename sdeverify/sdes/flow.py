@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, Time
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.derive import default_sde
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, Time
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ class GradientFlow(GradientSDE):
     ) -> Mapping[str, Tensor]:
         return self.of_sde.rest(t, y, mean, variance)
 
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         return self.of_sde.inject(t, y, increment)
 
     @property

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, Time
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import noise_variance
 from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.optimizers.rmsprop import RMSprop as DiscreteRMSprop
-from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.adaptive import AdaptiveSDE
-from sdeverify.sdes.description import Description
-from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, Time
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text
+from sdeverify.sdes.sde import requires
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ class RMSprop(AdaptiveSDE):
             change["theta"] = self.descent(t, y, decay)
         return change
 
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         return {"theta": self.descent(t, y, increment)}
 
     @property

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
+from sdeverify.base.shapes import Normals, Packed, Parameters, Tensor
+from sdeverify.base.state import Components, Time, pack, unpack
+from sdeverify.errors import UnsupportedError
 from sdeverify.noise.covariance import GradientValues
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.oracle import GradientOracle
 from sdeverify.sdes.description import Description
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, Time, pack, unpack
 
 
 class SDE(ABC):
@@ -52,20 +53,20 @@ class SDE(ABC):
         """The SDE in words and formulas, with this run's constants."""
 
     @abstractmethod
-    def f(self, t: Time, y: Float[Tensor, "replica packed"]) -> Tensor:
+    def f(self, t: Time, y: Packed) -> Tensor:
         """The drift."""
 
     @abstractmethod
     def g_prod(
         self,
         t: Time,
-        y: Float[Tensor, "replica packed"],
-        v: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica packed"]:
+        y: Packed,
+        v: Normals,
+    ) -> Packed:
         """The diffusion product g(t, y) v."""
 
     @final
-    def g(self, t: Time, y: Float[Tensor, "replica packed"]) -> Tensor:
+    def g(self, t: Time, y: Packed) -> Tensor:
         """The dense diffusion `(replica, packed, noise)`: g_prod on unit vectors."""
         columns = [
             self.g_prod(t, y, unit.expand(y.shape[0], -1))
@@ -76,8 +77,8 @@ class SDE(ABC):
     def f_and_g_prod(
         self,
         t: Time,
-        y: Float[Tensor, "replica packed"],
-        v: Float[Tensor, "replica noise"],
+        y: Packed,
+        v: Normals,
     ) -> tuple[Tensor, Tensor]:
         """Drift and diffusion product, for torchsde."""
         return self.f(t, y), self.g_prod(t, y, v)
@@ -125,9 +126,7 @@ class GradientSDE(SDE):
         """
 
     @abstractmethod
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         """The change of the state under a gradient increment, linear in it."""
 
     @classmethod
@@ -161,7 +160,7 @@ class GradientSDE(SDE):
         return self.oracle.noise_dim
 
     @final
-    def f(self, t: Time, y: Float[Tensor, "replica packed"]) -> Tensor:
+    def f(self, t: Time, y: Packed) -> Tensor:
         state = unpack(y, self.components)
         if self.uses_moments:
             mean, variance = self.oracle.mean_and_variance(state["theta"])
@@ -175,9 +174,9 @@ class GradientSDE(SDE):
     def g_prod(
         self,
         t: Time,
-        y: Float[Tensor, "replica packed"],
-        v: Float[Tensor, "replica noise"],
-    ) -> Float[Tensor, "replica packed"]:
+        y: Packed,
+        v: Normals,
+    ) -> Packed:
         state = unpack(y, self.components)
         kick = self.intensity * self.oracle.noise_product(state["theta"], v)
         return pack(self._sum(state, self.inject(float(t), state, kick)), self.components)
@@ -213,3 +212,12 @@ def same_sde(a: GradientSDE, b: GradientSDE) -> bool:
         np.allclose(np.asarray(x, dtype=float), np.asarray(y, dtype=float), rtol=1e-9, atol=0)
         for x, y in pairs
     )
+
+
+def requires(optimizer: Any, kind: type, sde: type) -> None:
+    """Refuses to derive an SDE from the wrong optimizer."""
+    if not isinstance(optimizer, kind):
+        raise UnsupportedError(
+            f"{sde.__name__} is an SDE of {kind.__name__}; got {type(optimizer).__name__}. "
+            "Leave out sde= to get the SDE that belongs to the optimizer."
+        )

@@ -7,26 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, Time
 from sdeverify.errors import UnsupportedError
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.optimizers.sgd import SGD
-from sdeverify.oracle import GradientOracle
-from sdeverify.sdes.description import Description, number
-from sdeverify.sdes.sde import GradientSDE
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, Time
-
-SMOOTH = "smooth losses with derivatives of polynomial growth, over a fixed horizon"
-INDEPENDENT = "independent gradients at each step, with finite moments"
-
-
-def requires(optimizer: Any, kind: type, sde: type) -> None:
-    """Refuses to derive an SDE from the wrong optimizer."""
-    if not isinstance(optimizer, kind):
-        raise UnsupportedError(
-            f"{sde.__name__} is an SDE of {kind.__name__}; got {type(optimizer).__name__}. "
-            "Leave out sde= to get the SDE that belongs to the optimizer."
-        )
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
+from sdeverify.sdes.sde import GradientSDE, requires
 
 
 @dataclass(frozen=True)
@@ -71,9 +59,7 @@ class SGDFirstOrder(GradientSDE):
             return {}
         return {"theta": -self.ratio(t) * self.weight_decay * y["theta"]}
 
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         return {"theta": -self.ratio(t) * increment}
 
     @property
@@ -150,9 +136,7 @@ class SGDSecondOrder(GradientSDE):
         pull = self.oracle.problem.squared_gradient_drift(y["theta"])
         return {"theta": -0.5 * self.learning_rate * pull}
 
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         return {"theta": -increment}
 
     @property
@@ -177,8 +161,3 @@ class SGDSecondOrder(GradientSDE):
             claim="weak order 2 in eta",
             source="Li, Tai, E 2017 (arXiv 1511.06251), 2019 (arXiv 1811.01558)",
         )
-
-
-def clock_text(rule: str, time_per_step: float) -> str:
-    """The clock with its number."""
-    return f"{rule}; one optimizer step is {time_per_step:.6g} of SDE time"

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.state import Components, Time
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.optimizers.sgd import SGDMomentum as DiscreteMomentum
-from sdeverify.oracle import GradientOracle
-from sdeverify.sdes.description import Description, number
-from sdeverify.sdes.sde import GradientSDE
-from sdeverify.sdes.sgd import INDEPENDENT, SMOOTH, clock_text, requires
-from sdeverify.shapes import Float, Tensor
-from sdeverify.state import Components, Time
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
+from sdeverify.sdes.sde import GradientSDE, requires
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ class SGDMomentum(GradientSDE):
         pull = self.friction * y["p"] + self.weight_decay * y["theta"]
         return {"theta": self.ratio(t) * y["p"], "p": -pull}
 
-    def inject(
-        self, t: Time, y: Components, increment: Float[Tensor, "replica param"]
-    ) -> Mapping[str, Tensor]:
+    def inject(self, t: Time, y: Components, increment: Parameters) -> Mapping[str, Tensor]:
         return {"p": -increment}
 
     @property

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from scipy import stats
 
+from sdeverify.base.rng import Block, Streams
+from sdeverify.base.shapes import Tensor
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise import Noise
-from sdeverify.oracle import GradientOracle
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.problems.problem import Problem
-from sdeverify.rng import Block, Streams
-from sdeverify.shapes import Tensor
 from sdeverify.testing.require import require, same, toy_problem
 
 DRAWS = 40_000

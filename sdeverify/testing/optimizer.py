@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdeverify.base.state import State
 from sdeverify.errors import UnsupportedError
+from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.ladders import svag
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.oracle import GradientOracle
-from sdeverify.scalings import svag
 from sdeverify.sdes import GradientSDE, derive
-from sdeverify.state import State
 from sdeverify.testing.require import require, same, states_of, toy_oracle
 
 LEVEL = 3.0

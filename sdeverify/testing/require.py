@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from sdeverify.base.shapes import Tensor
+from sdeverify.base.state import State
+from sdeverify.ensembles.warm_up import warm_up
 from sdeverify.noise import MinibatchNoise
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.oracle import GradientOracle
 from sdeverify.problems.library import torus_problem
 from sdeverify.problems.problem import Problem
-from sdeverify.shapes import Tensor
-from sdeverify.starting import warm_up
-from sdeverify.state import State
 
 WARM_UP = 12
 

@@ -10,13 +10,13 @@ import torch
 import xarray as xr
 
 from sdeverify.analysis import estimate_order
-from sdeverify.one_step import consistency
+from sdeverify.base.state import State, pack
+from sdeverify.exact.consistency import consistency
+from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.ladders import LearningRates, svag
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.oracle import GradientOracle
-from sdeverify.scalings import LearningRates, svag
 from sdeverify.sdes import GradientSDE, derive
 from sdeverify.sdes.sde import SDE
-from sdeverify.state import State, pack
 from sdeverify.testing.require import require, same, states_of, toy_oracle
 
 LEVEL = 3.0

@@ -9,17 +9,17 @@ import numpy as np
 
 from sdeverify.analysis import overall_verdict
 from sdeverify.analysis.verdict import SUPPORTED
-from sdeverify.certificate import certified_order
+from sdeverify.base.state import State
+from sdeverify.ensembles.observables import Observable
+from sdeverify.exact.spectral.checks import Domain
 from sdeverify.noise import MinibatchNoise
-from sdeverify.observables import Observable
+from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.ladders import Ladder, LearningRates, SvagLevels
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.oracle import GradientOracle
 from sdeverify.problems.library import circle_problem
-from sdeverify.reference.checks import Domain
-from sdeverify.scalings import Ladder, LearningRates, SvagLevels
 from sdeverify.sdes.sde import GradientSDE
-from sdeverify.state import State
-from sdeverify.study import Study
+from sdeverify.study.certify import certified_order
+from sdeverify.study.study import Study
 from sdeverify.testing.require import require, states_of
 from sdeverify.testing.sde import Derivation, builder
 

@@ -15,8 +15,8 @@ import torch
 import xarray as xr
 
 import sdeverify as sv
-from sdeverify.faults.routes import finding
-from sdeverify.reference.resolution import SHARE
+from sdeverify.exact.spectral.refinement import SHARE
+from sdeverify.testing.faults.routes import finding
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "certificates.md"

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 
 import sdeverify as sv
-from sdeverify.faults import correct_studies
+from sdeverify.base.state import Components
 from sdeverify.optimizers.adaptive import bias_correction
 from sdeverify.problems.library import circle_problem
 from sdeverify.sdes import SGDSecondOrder
-from sdeverify.state import Components
+from sdeverify.testing.faults import correct_studies
 
 OBSERVABLES = (
     sv.Observable("cos x", lambda s: s.theta[:, 0].cos()),

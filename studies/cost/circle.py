@@ -11,12 +11,12 @@ from ensembles import Setting
 from methods import ALL, BOTH, COARSE, LEVELS, ONE_GRADIENT, PAIR, full_name, subset_name
 
 import sdeverify as sv
+from sdeverify.analysis.datasets.moments import extrapolation_weights
 from sdeverify.analysis.extrapolation import extrapolate_levels
-from sdeverify.integrator_certificate import Integrator, IntegratorOracle
-from sdeverify.pooling import extrapolation_weights
+from sdeverify.ensembles.steppers.increments import FullBatch, Increment, Increments, Subsampled
+from sdeverify.exact import Periodic, Positive, exact_continuous, exact_discrete
+from sdeverify.exact.certify_integrator import Integrator, IntegratorOracle
 from sdeverify.problems.library import circle_problem
-from sdeverify.reference import Periodic, Positive, exact_continuous, exact_discrete
-from sdeverify.steppers.increments import FullBatch, Increment, Increments, Subsampled
 
 Array = np.ndarray[Any, Any]
 

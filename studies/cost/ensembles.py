@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 import sdeverify as sv
-from sdeverify import measures
-from sdeverify.pooling import extrapolation_weights
+from sdeverify.analysis.datasets.moments import extrapolation_weights
+from sdeverify.ensembles import measures
 from sdeverify.problems.problem import Problem
 
 Array = np.ndarray[Any, Any]

@@ -25,7 +25,7 @@ from methods import Method, Sizes, measured, methods
 from pages import Case, figure, load, report, save
 
 import sdeverify as sv
-from sdeverify import measures
+from sdeverify.ensembles import measures
 from sdeverify.problems.digits import digits_problem
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sdeverify as sv
-from sdeverify import measures
+from sdeverify.ensembles import measures
 from sdeverify.problems.digits import digits_problem
 
 ROOT = 2**0.5

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 import sdeverify as sv
-from sdeverify.certificate import default_domain
-from sdeverify.faults import correct_studies
-from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
+from sdeverify.ensembles.steppers.increments import FullBatch, Increments, Subsampled
+from sdeverify.study.certify import default_domain
+from sdeverify.testing.faults import correct_studies
 
 PAGE = Path(__file__).parents[2] / "docs" / "mathematics.md"
 BEGIN, END = "<!-- integrators: begin -->", "<!-- integrators: end -->"

@@ -27,7 +27,7 @@ from sdeverify.benchmarks.measuring import Effort, efforts, interleaved
 from sdeverify.benchmarks.nets import residual_network
 from sdeverify.benchmarks.sections import machine, measure, sections
 from sdeverify.benchmarks.steps import FORMS, one_step
-from sdeverify.memory import parse_memory
+from sdeverify.ensembles.memory import parse_memory
 from sdeverify.problems.module import ModuleProblem, problem_from_module
 
 COUNTED = 8

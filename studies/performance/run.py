@@ -15,12 +15,12 @@ from pathlib import Path
 from figure import figure_network_size
 from page import Findings, page
 
+from sdeverify.base.devices import one_thread
 from sdeverify.benchmarks.breakdown import breakdowns
 from sdeverify.benchmarks.measuring import Effort, efforts
 from sdeverify.benchmarks.network_size import HIDDEN, point
 from sdeverify.benchmarks.precision import changes, settings
 from sdeverify.benchmarks.sections import machine, measure, sections
-from sdeverify.worker import one_thread
 
 DOCS = Path(__file__).parents[2] / "docs"
 FIGURE = Path("figures") / "network-size.svg"

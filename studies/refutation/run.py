@@ -26,8 +26,8 @@ import xarray as xr
 
 import sdeverify as sv
 from sdeverify.errors import SdeverifyError
-from sdeverify.faults import Fault, catalogue, correct_studies
-from sdeverify.faults.routes import Finding, Routes, judged, refusal, unchanged
+from sdeverify.testing.faults import Fault, catalogue, correct_studies
+from sdeverify.testing.faults.routes import Finding, Routes, judged, refusal, unchanged
 
 HERE = Path(__file__).parent
 FINDINGS, SAMPLED = HERE / "findings.json", HERE / "sampled.json"
@@ -41,7 +41,7 @@ ROUTES = {
 INTRODUCTION = """# What is refuted
 
 A verification tool is worth what it refutes. Below, every correct study and every planted fault of
-`sdeverify.faults.catalogue()` is put through three routes:
+`sdeverify.testing.faults.catalogue()` is put through three routes:
 
 - **one-step moments** (`consistency`): the moments of one optimizer step, summed over the oracle's
   atoms, against the coded drift and diffusion, while the step shrinks. No sampling, no grid.

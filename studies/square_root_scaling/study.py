@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import sdeverify as sv
-from sdeverify import measures
+from sdeverify.ensembles import measures
 from sdeverify.problems.digits import digits_problem
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sdeverify as sv
-from sdeverify import measures
+from sdeverify.ensembles import measures
 from sdeverify.problems.digits import digits, digits_problem
 
 

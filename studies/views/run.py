@@ -20,7 +20,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 import sdeverify as sv
-from sdeverify import measures
+from sdeverify.ensembles import measures
 from sdeverify.problems.digits import digits_problem
 from sdeverify.report.style import CHAIN, MUTED, SDE, heading, panels, style
 

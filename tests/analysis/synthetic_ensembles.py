@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdeverify.moments import block_moments, cross_block_moments
-from sdeverify.schema import chain_dataset, path_dataset
+from sdeverify.analysis.datasets.moments import block_moments, cross_block_moments
+from sdeverify.analysis.datasets.schema import chain_dataset, path_dataset
 
 
 def axes(values):

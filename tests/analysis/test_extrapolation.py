@@ -11,9 +11,9 @@ import scipy.linalg
 from scipy import optimize, stats
 
 from sdeverify.analysis.allocation import best_allocation, svag_cost
+from sdeverify.analysis.datasets.schema import chain_dataset, exact_dataset
 from sdeverify.analysis.extrapolation import extrapolate_levels, level_weights
 from sdeverify.errors import InvalidInputError
-from sdeverify.schema import chain_dataset, exact_dataset
 
 OBSERVABLES = ["cos x", "sin 2x", "exp cos x"]
 

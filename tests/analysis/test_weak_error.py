@@ -7,8 +7,8 @@ import pytest
 from synthetic_ensembles import axes, chain_of, path_of
 
 from sdeverify.analysis import weak_error
+from sdeverify.analysis.datasets.schema import exact_dataset
 from sdeverify.errors import InvalidInputError
-from sdeverify.schema import exact_dataset
 
 STEPS, SUBSTEPS = 5, (2, 4)
 

@@ -8,9 +8,9 @@ from scipy import stats
 from synthetic_ensembles import axes, chain_of, path_of
 
 from sdeverify.analysis import ladder, weak_error
+from sdeverify.analysis.datasets.schema import exact_dataset
 from sdeverify.analysis.extrapolation import extrapolate_levels
 from sdeverify.errors import InvalidInputError
-from sdeverify.schema import exact_dataset
 
 STEPS = 3
 TRUTH = np.array([1.0, -2.0])

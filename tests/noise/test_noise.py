@@ -15,8 +15,8 @@ from sdeverify import (
     ShuffledEpochs,
     UnsupportedError,
 )
+from sdeverify.base.rng import Block, Streams
 from sdeverify.noise.amplified import amplification_weights
-from sdeverify.rng import Block, Streams
 
 
 def sigma_dense(problem: FunctionProblem, theta: torch.Tensor) -> torch.Tensor:

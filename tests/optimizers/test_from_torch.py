@@ -11,15 +11,16 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 
+from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise import MinibatchNoise
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, RMSprop, SGDMomentum
+from sdeverify.optimizers.adaptive import floor_u
 from sdeverify.optimizers.from_torch import optimizer_from_torch
-from sdeverify.optimizers.start import floor_u, start_from_torch
-from sdeverify.oracle import GradientOracle
+from sdeverify.optimizers.start import start_from_torch
 from sdeverify.problems.module import problem_from_module
 from sdeverify.problems.problem import FunctionProblem, Problem
-from sdeverify.state import State
 
 
 @pytest.fixture()

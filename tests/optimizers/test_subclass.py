@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 import sdeverify as sv
-from sdeverify.state import Components
+from sdeverify.base.state import Components
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from sdeverify.noise import MinibatchNoise
+from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer, RMSprop, SGDMomentum
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.start import start_from_torch
-from sdeverify.oracle import GradientOracle
+from sdeverify.problems.gradients.parameters import flatten_parameters
 from sdeverify.problems.module import problem_from_module
-from sdeverify.problems.parameters import flatten_parameters
 from sdeverify.problems.problem import Problem
 
 STEPS = 100

@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 import sdeverify as sv
-from sdeverify import compiling
-from sdeverify.compiling import compiled, has_compiler
-from sdeverify.problems.chain import DenseChain
-from sdeverify.problems.compiled import Compiled
+from sdeverify.base import compiling
+from sdeverify.base.compiling import compiled, has_compiler
+from sdeverify.base.rng import Block, Streams
+from sdeverify.base.state import State
+from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
+from sdeverify.ensembles.steppers.increments import FullBatch, Increments, Subsampled
+from sdeverify.problems.gradients.chain import DenseChain
+from sdeverify.problems.gradients.compiled import Compiled
+from sdeverify.problems.gradients.pieces import InPieces
+from sdeverify.problems.gradients.samples import Batch, Data
 from sdeverify.problems.module_problem import ModuleProblem
-from sdeverify.problems.pieces import InPieces
-from sdeverify.problems.samples import Batch, Data
-from sdeverify.rng import Block, Streams
-from sdeverify.state import State
-from sdeverify.steppers.euler_maruyama import EulerMaruyama
-from sdeverify.steppers.increments import FullBatch, Increments, Subsampled
 
 SAMPLES = 6
 NETS = {

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from sdeverify.problems.chain import DenseChain
-from sdeverify.problems.general import General, sums_over_samples
-from sdeverify.problems.layerwise import Layerwise
-from sdeverify.problems.losses import cross_entropy, cross_entropy_signal
+from sdeverify.problems.gradients.chain import DenseChain
+from sdeverify.problems.gradients.general import General, sums_over_samples
+from sdeverify.problems.gradients.layerwise import Layerwise
+from sdeverify.problems.gradients.losses import cross_entropy, cross_entropy_signal
+from sdeverify.problems.gradients.parameters import flatten_parameters
+from sdeverify.problems.gradients.samples import Batch
 from sdeverify.problems.module import problem_from_module
 from sdeverify.problems.module_problem import ModuleProblem
-from sdeverify.problems.parameters import flatten_parameters
-from sdeverify.problems.samples import Batch
 
 SAMPLES = 6
 
@@ -221,7 +221,7 @@ def test_per_sample_products_in_small_pieces_give_the_same_sums(
     problem, theta = make("dilated_conv")
     weights = torch.randn(1, SAMPLES).double()
     want = problem.weighted_moments(theta[:1], weights)
-    monkeypatch.setattr("sdeverify.problems.layers.PIECE", 2 * 8 * 3 * 2 * 3 * 2)
+    monkeypatch.setattr("sdeverify.problems.gradients.layers.PIECE", 2 * 8 * 3 * 2 * 3 * 2)
     got = problem.weighted_moments(theta[:1], weights)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.problems.chunks import Chunks
+from sdeverify.problems.gradients.chunks import Chunks
+from sdeverify.problems.gradients.parameters import flatten_parameters, load_parameters
 from sdeverify.problems.module import ModuleProblem, problem_from_module
-from sdeverify.problems.parameters import flatten_parameters, load_parameters
 
 SAMPLES = 7
 CROSS_ENTROPY = nn.CrossEntropyLoss(reduction="none")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.problems.gradients.parameters import flatten_parameters
 from sdeverify.problems.module import problem_from_module
-from sdeverify.problems.parameters import flatten_parameters
 
 CROSS_ENTROPY = nn.CrossEntropyLoss(reduction="none")
 

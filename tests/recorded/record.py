@@ -1,4 +1,4 @@
-"""Numbers of every public route on small problems, as recorded once: `python tests/recorded/record.py`.
+"""Numbers of every public route on small problems; `python tests/recorded/record.py` made them.
 
 A seed's meaning is part of the interface: whoever runs a study again gets the numbers that were
 published. `test_recorded.py` holds the package to them.
@@ -21,7 +21,7 @@ import xarray as xr
 from torch import nn
 
 import sdeverify as sv
-from sdeverify import measures
+from sdeverify.ensembles import measures
 from sdeverify.problems.digits import digits_problem
 from sdeverify.problems.library import circle_problem
 

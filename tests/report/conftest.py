@@ -13,8 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdeverify.analysis import estimate_order, ladder, weak_error
+from sdeverify.analysis.datasets.schema import chain_dataset, path_dataset
 from sdeverify.report import write_report
-from sdeverify.schema import chain_dataset, path_dataset
 
 OBSERVABLES = ("loss", "accuracy", "|gradient|^2", "tr Sigma", "theta[0]")
 STEPS = np.arange(65.0, 101.0, 5.0)

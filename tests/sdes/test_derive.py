@@ -21,7 +21,7 @@ from sdeverify import (
     sdes,
     svag,
 )
-from sdeverify.state import pack
+from sdeverify.base.state import pack
 
 OPTIMIZERS: list[Optimizer] = [
     SGD(learning_rate=0.1, weight_decay=0.01),

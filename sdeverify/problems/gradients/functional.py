@@ -1,0 +1,160 @@
+"""A net and its loss as pure functions of the parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sdeverify.base.shapes import Float, Tensor
+from sdeverify.errors import UnsupportedError
+from sdeverify.problems.gradients.losses import PerSampleLoss
+from sdeverify.problems.gradients.parameters import ParameterLayout
+from sdeverify.problems.gradients.samples import Data
+
+
+@dataclass(frozen=True)
+class FunctionalModel:
+    """Outputs and per-sample losses for given parameters.
+
+    Args:
+        net: a private copy of the user's net, so that neither its mode nor its weights change.
+        layout: the order of the trainable parameters.
+        fixed: frozen parameters and buffers.
+        loss: one value a sample.
+        dtype: of parameters and floating-point data.
+    """
+
+    net: nn.Module
+    layout: ParameterLayout
+    fixed: Mapping[str, Tensor]
+    loss: PerSampleLoss
+    dtype: torch.dtype
+
+    def outputs(self, parameters: Mapping[str, Tensor], data: Data) -> Tensor:
+        """net(inputs) on a batch, at parameters given by name."""
+        everything = {**self.fixed, **parameters}
+        result: Tensor = functional_call(self.net, everything, data.args, data.kwargs)
+        return result
+
+    def losses(self, parameters: Mapping[str, Tensor], data: Data) -> Float[Tensor, " n"]:
+        """l_i for each sample of a batch."""
+        return self.loss(self.outputs(parameters, data), data.targets)
+
+    def sample_loss(self, parameters: Mapping[str, Tensor], sample: Data) -> Float[Tensor, ""]:
+        """l_i of one sample, given without its batch dimension."""
+        return self.losses(parameters, sample.map(lambda x: x.unsqueeze(0))).squeeze(0)
+
+    def prepared(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One replica's parameters in the layout in which they are fast.
+
+        On a CPU a convolution is faster, and so is all that follows it, where its weight has the
+        channels last.
+        """
+        return {
+            name: value.to(memory_format=torch.channels_last)
+            if name in self.kernels and value.device.type == "cpu"
+            else value
+            for name, value in parameters.items()
+        }
+
+    @cached_property
+    def kernels(self) -> frozenset[str]:
+        """The names of the weights of two-dimensional convolutions."""
+        return frozenset(
+            f"{path}.weight" if path else "weight"
+            for path, module in self.net.named_modules()
+            if type(module) is nn.Conv2d
+        )
+
+    @cached_property
+    def recurrent(self) -> bool:
+        """Whether the net has recurrent layers, which need special care under `vmap`."""
+        return any(isinstance(module, nn.RNNBase) for module in self.net.modules())
+
+    def vectorised(
+        self, function: Callable[..., Any], in_dims: tuple[int | None, ...]
+    ) -> Callable[..., Any]:
+        """`vmap`, with attention and recurrent layers in their explicit forms.
+
+        Their fused kernels have no rule for `vmap`, and attention's no second derivative.
+        """
+
+        def call(*args: Any) -> Any:
+            kernels = _without_onednn() if self.recurrent else nullcontext()
+            with sdpa_kernel(SDPBackend.MATH), kernels:
+                return vmap(function, in_dims=in_dims)(*args)
+
+        return call
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Recurrent layers step by step, not by oneDNN's fused kernel."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+def private_copy(net: nn.Module) -> nn.Module:
+    """A copy that computes the same function and is safe under `torch.func`.
+
+    In-place activations become out-of-place ones, and the fused inference kernels of transformer
+    layers in eval mode (which `vmap` does not cover) are switched off: such a layer is put in train
+    mode with its dropout set to 0, which is the same function.
+    """
+    try:
+        twin = copy.deepcopy(net)
+    except Exception as error:
+        raise UnsupportedError(
+            f"{type(net).__name__} cannot be copied ({error}). Where it uses "
+            "torch.nn.utils.weight_norm or spectral_norm, use torch.nn.utils.parametrizations."
+        ) from error
+    fused = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+    for module in list(twin.modules()):
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+        if type(module) in fused and not module.training:
+            module.training = True
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
+    return twin.requires_grad_(False)
+
+
+def fixed_values(
+    net: nn.Module, layout: ParameterLayout, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Copies of the frozen parameters and the buffers, floating-point ones in `dtype`."""
+    named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return {
+        name: value.detach().to(
+            device, dtype if value.is_floating_point() else value.dtype, copy=True
+        )
+        for name, value in named.items()
+        if name not in layout.live
+    }
+
+
+def saved_bytes(model: FunctionalModel, theta: Tensor, data: Data) -> int:
+    """Bytes that a forward pass on `data` keeps for its backward pass, parameters included."""
+    kept: list[int] = []
+
+    def note(x: Tensor) -> Tensor:
+        kept.append(x.numel() * x.element_size())
+        return x
+
+    leaves = {k: v.requires_grad_() for k, v in model.layout.unflatten(theta.detach()).items()}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        model.losses(leaves, data)
+    return sum(kept)

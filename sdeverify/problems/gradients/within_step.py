@@ -1,0 +1,90 @@
+"""A net's gradients as a part of a compiled step: nothing but operations on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sdeverify.base.shapes import (
+    Indices,
+    Parameters,
+    SampleGradients,
+    SampleLosses,
+    Weights,
+)
+from sdeverify.problems.gradients.pieces import InPieces
+from sdeverify.problems.gradients.samples import Samples
+from sdeverify.problems.problem import Problem, WeightedMoments
+
+
+@dataclass(frozen=True)
+class WithinStep(Problem):
+    """What an Euler-Maruyama step asks of a problem, for replicas that fit one chunk.
+
+    Args:
+        whole: the problem, which answers all else.
+        data: its samples, as arguments of the step.
+        weighted: makes its weighted gradients, not compiled.
+        sums: makes its moments, not compiled.
+    """
+
+    whole: Problem
+    data: Samples
+    weighted: Callable[[], InPieces]
+    sums: Callable[[], InPieces]
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        return self.whole.dim
+
+    @property
+    def samples(self) -> int:  # type: ignore[override]
+        return self.whole.samples
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return self.whole.dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.whole.device
+
+    def weighted_gradient(
+        self,
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
+    ) -> Parameters:
+        batch = self.data.batch(indices, slice(None), slice(None))
+        (found,) = self.weighted()(theta, weights.to(self.dtype), batch)
+        return found
+
+    def weighted_moments(
+        self,
+        theta: Parameters,
+        weights: Weights,
+        indices: Indices | None = None,
+    ) -> WeightedMoments:
+        batch = self.data.batch(indices, slice(None), slice(None))
+        n = weights.shape[1]
+        weighted, total, second = self.sums()(theta, weights.to(self.dtype), batch)
+        return WeightedMoments(weighted, total / n, second / n)
+
+    def losses(
+        self,
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleLosses:
+        return self.whole.losses(theta, indices)
+
+    def per_sample_gradients(
+        self,
+        theta: Parameters,
+        indices: Indices | None = None,
+    ) -> SampleGradients:
+        return self.whole.per_sample_gradients(theta, indices)
+
+    def squared_gradient_drift(self, theta: Parameters) -> Parameters:
+        return self.whole.squared_gradient_drift(theta)

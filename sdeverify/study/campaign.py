@@ -1,0 +1,178 @@
+"""A campaign: studies that answer one question together, computed and put together."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import xarray as xr
+
+from sdeverify.base.versions import versions
+from sdeverify.ensembles.job import Job, Sink, run_job
+from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.study.study import Study
+
+
+class Part(Protocol):
+    """What a campaign is made of: ensembles to compute, and what they say together.
+
+    `Study` measures weak errors along a ladder, `ScalingStudy` puts scaling rules to the test.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def jobs(self) -> dict[str, Job]:
+        """All ensembles, by name."""
+
+    def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
+        """The results from all the ensembles."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Studies that answer one question together, and the parameters that `--set` changes.
+
+    Args:
+        name: its short name.
+        title, question: for the report.
+        build: keyword parameters with defaults -> the studies, all of one class.
+        command: the command that makes the results again.
+    """
+
+    name: str
+    title: str
+    question: str
+    build: Callable[..., Sequence[Part]]
+    command: str = ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters of `build` with their defaults."""
+        return {n: p.default for n, p in inspect.signature(self.build).parameters.items()}
+
+    def studies(self, **parameters: Any) -> list[Any]:
+        """The studies for these parameters.
+
+        Raises:
+            InvalidInputError: an unknown parameter, two studies of one name or of two classes.
+        """
+        unknown = sorted(set(parameters) - set(self.defaults))
+        if unknown:
+            raise InvalidInputError(
+                f"the study '{self.name}' has no parameter {', '.join(unknown)}; it has "
+                f"{', '.join(self.defaults)}."
+            )
+        built = list(self.build(**parameters))
+        names = [study.name for study in built]
+        if not built or len(set(names)) != len(names):
+            raise InvalidInputError(f"the studies of '{self.name}' need different names: {names}.")
+        kinds = sorted({type(study).__name__ for study in built})
+        if len(kinds) > 1:
+            raise InvalidInputError(
+                f"the studies of '{self.name}' are of the classes {', '.join(kinds)}; one report "
+                "shows one class. Make a campaign of each."
+            )
+        return built
+
+
+def weak_error_studies(campaign: str, studies: Sequence[Part]) -> list[Study]:
+    """The studies, where all of them measure the weak error of an SDE.
+
+    Raises:
+        UnsupportedError: one is of another class.
+    """
+    found = [study for study in studies if isinstance(study, Study)]
+    if len(found) < len(studies):
+        raise UnsupportedError(
+            f"'{campaign}' is made of studies of the class {type(studies[0]).__name__}, which can "
+            "be measured and reported; solve and certify take those of an SDE's weak error."
+        )
+    return found
+
+
+def assemble(
+    campaign: Campaign,
+    studies: Sequence[Part],
+    datasets: Mapping[str, xr.Dataset],
+    parameters: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """The results of a campaign from its ensembles, named "study/job"."""
+    children = {}
+    for study in studies:
+        own = {
+            name.removeprefix(f"{study.name}/"): ds
+            for name, ds in datasets.items()
+            if name.startswith(f"{study.name}/")
+        }
+        children[study.name] = study.assemble(own)
+    return rooted(campaign, children, parameters)
+
+
+def rooted(
+    campaign: Campaign,
+    children: Mapping[str, xr.DataTree],
+    parameters: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """The studies' results under one root, with the campaign's question and provenance."""
+    tree = xr.DataTree(children=dict(children))
+    used = {**campaign.defaults, **(parameters or {})}
+    tree.attrs = {
+        "title": campaign.title,
+        "question": campaign.question,
+        "command": campaign.command,
+        "order": json.dumps(list(children)),
+        "versions": json.dumps(versions()),
+        "parameters": json.dumps(used, default=str),
+    }
+    return tree
+
+
+def campaign_jobs(studies: Sequence[Part]) -> dict[str, Job]:
+    """All ensembles of all studies, named "study/job"."""
+    return {f"{s.name}/{name}": job for s in studies for name, job in s.jobs().items()}
+
+
+def as_campaign(study: Campaign | Study) -> Campaign:
+    """A single study as a campaign of its own."""
+    if isinstance(study, Campaign):
+        return study
+    return Campaign(study.name, study.title, study.title, lambda: [study])
+
+
+def run(
+    study: Campaign | Study,
+    sinks: Callable[[str, Job], Sink] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+    **parameters: Any,
+) -> xr.DataTree:
+    """Computes a study in this process and gives its results.
+
+    Args:
+        sinks: (job name, job) -> where its blocks go, such as `Store(path).sink`; with it a
+            stopped run goes on where it was.
+        progress: called with the job's name and the replicas done, block by block.
+        parameters: of the campaign, as with `--set`.
+
+    Returns:
+        A tree with one child a study: `errors`, `order`, `flow_errors`, `flow_order`, all
+        ensembles, and the explanation in its attributes.
+    """
+    campaign = as_campaign(study)
+    studies = campaign.studies(**parameters)
+    datasets = {}
+    for name, job in campaign_jobs(studies).items():
+        sink = None if sinks is None else sinks(name, job)
+
+        def report(done: int, job_name: str = name) -> None:
+            if progress is not None:
+                progress(job_name, done)
+
+        datasets[name] = run_job(job, sink, progress=report)
+    return assemble(campaign, studies, datasets, parameters)

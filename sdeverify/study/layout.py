@@ -1,0 +1,234 @@
+"""How one ensemble lies in a zarr group: arrays by block, axes, and the settings behind them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from sdeverify.analysis.datasets.axes import BLOCK, OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
+from sdeverify.errors import StoreError
+from sdeverify.study.safe_files import refused, scratch
+
+if TYPE_CHECKING:
+    from sdeverify.ensembles.job import Job
+
+FORMAT = 1
+"""Version of the layout; a group of another one is refused."""
+
+NUMBERS = ("block_count", "block_mean", "block_comoment", "block_values")
+"""The arrays of a block's numbers; the last only where every replica's values are kept."""
+
+_KINDS: dict[str, tuple[str, Any]] = {"block_count": ("int64", 0), "done": ("uint32", 0)}
+_OTHERS = ("float64", np.nan)
+
+
+@dataclass(frozen=True)
+class JobLayout:
+    """The group of one ensemble.
+
+    Args:
+        settings: what its numbers follow from, as plain JSON values.
+        arrays: name -> dimensions and shape; one chunk a block.
+        coordinates: name -> dimension and values.
+        versions: of the packages, for the record.
+    """
+
+    settings: dict[str, Any]
+    arrays: dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
+    coordinates: dict[str, tuple[str, NDArray[Any]]]
+    versions: str
+
+    @staticmethod
+    def of(job: Job, keep_replicas: bool) -> JobLayout:
+        """The layout of an ensemble's group."""
+        coordinates = _coordinates(job)
+        sizes = {dim: len(values) for name, (dim, values) in coordinates.items() if name == dim}
+        sizes["member"] = max(block.size for block in job.blocks)
+        a, b = ((SUBSTEPS,), (SUBSTEPS, SUBSTEPS_BIS)) if job.crossed else ((), ())
+        dims: dict[str, tuple[str, ...]] = {
+            "block_count": (BLOCK,),
+            "block_mean": (BLOCK, *a, STEP, OBSERVABLE),
+            "block_comoment": (BLOCK, *b, STEP, OBSERVABLE),
+            "done": (BLOCK,),
+        }
+        if keep_replicas:
+            dims["block_values"] = (BLOCK, "member", *a, STEP, OBSERVABLE)
+        arrays = {name: (d, tuple(sizes[x] for x in d)) for name, d in dims.items()}
+        versions = str(job.attrs.get("versions", ""))
+        return JobLayout(_settings(job, keep_replicas), arrays, coordinates, versions)
+
+    @property
+    def nbytes(self) -> int:
+        """What the arrays take at most, in bytes."""
+        return 8 * sum(int(np.prod(shape)) for _, shape in self.arrays.values())
+
+    def create(self, place: Path) -> None:
+        """Builds the group aside and renames it into place; losing that race is no harm."""
+        with refused(f"{place} could not be made", "Make room or name another --output."):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(place.parent).free
+            if free < self.nbytes:
+                raise OSError(errno.ENOSPC, f"{self.nbytes:,} bytes are needed, {free:,} are free")
+            with scratch(place) as fresh:
+                self._fill(zarr.create_group(fresh, zarr_format=3))
+                try:
+                    os.rename(fresh, place)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+
+    def _fill(self, group: zarr.Group) -> None:
+        for name, (dims, shape) in self.arrays.items():
+            dtype, fill = _KINDS.get(name, _OTHERS)
+            group.create_array(
+                name,
+                shape=shape,
+                chunks=(1, *shape[1:]),
+                chunk_key_encoding={"name": "default", "separator": "."},
+                dtype=dtype,
+                fill_value=fill,
+                dimension_names=dims,
+            )
+        for name, (dim, values) in self.coordinates.items():
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                chunks=values.shape,
+                dtype=str if values.dtype.kind == "T" else values.dtype,
+                dimension_names=(dim,),
+            )
+            array[:] = values
+        group.attrs.update(
+            {
+                "coordinates": "time",
+                "sdeverify_store": FORMAT,
+                "settings": json.dumps(self.settings),
+                "versions": self.versions,
+            }
+        )
+
+    def open(self, place: Path, name: str) -> zarr.Group:
+        """The group at `place`; one of fewer replicas is made larger, and its blocks are kept.
+
+        Raises:
+            StoreError: it is no group of this layout, or was made with other settings.
+        """
+        remedy = f"Use another --output, or remove {place}."
+        try:
+            group = zarr.open_group(place, mode="r+", zarr_format=3)
+            version = group.attrs.get("sdeverify_store")
+            stored = json.loads(str(group.attrs.get("settings", "{}")))
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{place} cannot be read as an ensemble: {error}. {remedy}") from error
+        if version != FORMAT:
+            raise StoreError(
+                f"{place} has the layout {version!r}; this version of sdeverify reads and writes "
+                f"{FORMAT}. {remedy}"
+            )
+        differences = _differences(stored, self.settings)
+        if differences and _grows(stored, self.settings):
+            self._grow(group, stored, place)
+        elif differences:
+            raise StoreError(f"{place} holds {name} with other settings:\n{differences}\n{remedy}")
+        return group
+
+    def _grow(self, group: zarr.Group, stored: Mapping[str, Any], place: Path) -> None:
+        """Makes room for more blocks: a smaller last block is dropped, the settings come last.
+
+        A process that is killed in between leaves the old settings, and the next one starts over.
+        """
+        last = len(_sizes(stored)) - 1
+        with refused(f"{place} could not be made larger", "Make room or name another --output."):
+            if _sizes(stored)[last] != _sizes(self.settings)[last]:
+                _member(group, "done")[last] = 0
+            for name, (_, shape) in self.arrays.items():
+                _member(group, name).resize(shape)
+            _, blocks = self.coordinates[BLOCK]
+            coordinate = _member(group, BLOCK)
+            coordinate.resize(blocks.shape)
+            coordinate[:] = blocks
+            group.attrs["settings"] = json.dumps(self.settings)
+
+
+def _member(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _grows(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the settings differ in nothing but a larger number of replicas, cut the same way."""
+    count = {"replicas", "block_sizes"}
+    if {key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key)} - count:
+        return False
+    before, now = _sizes(stored), _sizes(wanted)
+    if len(before) > len(now) or sum(before) >= sum(now):
+        return False
+    return before[:-1] == now[: len(before) - 1] and max(before) == max(now)
+
+
+def _sizes(settings: Mapping[str, Any]) -> list[int]:
+    """The size of each block."""
+    return [size for count, size in settings["block_sizes"] for _ in range(count)]
+
+
+def _coordinates(job: Job) -> dict[str, tuple[str, NDArray[Any]]]:
+    step = job.start_step + np.asarray(job.steps, np.float64)
+    names = [observable.name for observable in job.observables]
+    coordinates: dict[str, tuple[str, NDArray[Any]]] = {
+        BLOCK: (BLOCK, np.asarray([block.index for block in job.blocks], np.int64)),
+        STEP: (STEP, step),
+        "time": (STEP, step * float(job.attrs["time_per_level1_step"])),
+        OBSERVABLE: (OBSERVABLE, np.asarray(names, np.dtypes.StringDType())),
+    }
+    for dim in (SUBSTEPS, SUBSTEPS_BIS) if job.crossed else ():
+        coordinates[dim] = (dim, np.asarray(job.substeps, np.int64))
+    return coordinates
+
+
+def _settings(job: Job, keep_replicas: bool) -> dict[str, Any]:
+    """All that the numbers follow from, versions left out: they may change between two runs."""
+    settings = {key: value for key, value in sorted(job.attrs.items()) if key != "versions"}
+    settings |= {
+        "steps": [float(step) for step in job.steps],
+        "observables": [observable.name for observable in job.observables],
+        "substeps": [int(substeps) for substeps in job.substeps],
+        "block_sizes": _runs([block.size for block in job.blocks]),
+        "keep_replicas": keep_replicas,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"  {key}: {_short(stored.get(key))} there, {_short(wanted.get(key))} now"
+        for key in sorted({*stored, *wanted})
+        if stored.get(key) != wanted.get(key)
+    )
+
+
+def _runs(sizes: list[int]) -> list[list[int]]:
+    """Block sizes as [how many, size] pairs."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and runs[-1][1] == size:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, size])
+    return runs
+
+
+def _short(value: Any, width: int = 200) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= width else f"{text[:width]}..."

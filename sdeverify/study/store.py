@@ -1,0 +1,231 @@
+"""A store: the directory that results are written to as they come.
+
+    <path>/jobs/<name>.zarr   one zarr v3 group an ensemble, one chunk a block
+    <path>/results.zarr       the assembled results, replaced as a whole
+
+A block's numbers are written first and its completion marker `done` in a second write: the CRC-32
+of the numbers, so that a block counts as done only where all of it is there. Whatever a killed
+process left unfinished is computed again. Several processes may write blocks of one ensemble at
+the same time. `xarray.open_zarr(place, consolidated=False, chunks=None)` reads a group.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from sdeverify.analysis.datasets.moments import BlockResult, Moments
+from sdeverify.errors import StoreError
+from sdeverify.study.layout import NUMBERS, JobLayout
+from sdeverify.study.safe_files import reason, refused, replace_folder, scratch
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sdeverify.ensembles.job import Job
+
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+
+
+class Store:
+    """The results under one directory.
+
+    Args:
+        path: the directory; made when the first ensemble is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.jobs = self.path / "jobs"
+        self.results = self.path / "results.zarr"
+
+    def prepare(self) -> None:
+        """Makes the directory and tries to write into it.
+
+        Raises:
+            StoreError: it cannot be made or written to.
+        """
+        with refused(f"{self.path} cannot be used as a store", "Name another --output."):
+            self.jobs.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"sdeverify")
+
+    def sink(self, name: str, job: Job, keep_replicas: bool = False) -> StoredJob:
+        """Where the blocks of one ensemble go; made where it is not there yet.
+
+        Args:
+            name: the ensemble's name, e.g. "sgd-svag/chain_0".
+            job: the ensemble.
+            keep_replicas: also hold every replica's values.
+
+        Raises:
+            StoreError: the directory cannot be written to or has too little space, or holds
+                this name with other settings, which are listed.
+        """
+        place = self._place(name)
+        layout = JobLayout.of(job, keep_replicas)
+        if not place.exists():
+            self.prepare()
+            layout.create(place)
+        return StoredJob(place, name, job, layout.open(place, name))
+
+    def progress(self, name: str, job: Job, keep_replicas: bool = False) -> int:
+        """How many of the ensemble's blocks are done; arguments and refusals as `sink`."""
+        if not self._place(name).exists():
+            return 0
+        return len(self.sink(name, job, keep_replicas).done())
+
+    def write_tree(self, tree: xr.DataTree) -> Path:
+        """Saves assembled results, in the place of earlier ones.
+
+        Raises:
+            StoreError: the directory cannot be written to.
+        """
+        self.prepare()
+        what = f"the results could not be written to {self.results}"
+        remedy = "All blocks are kept: make room, then run the same command again."
+        with refused(what, remedy), scratch(self.results) as fresh:
+            plain = tree.map_over_datasets(_plain_strings)
+            plain.to_zarr(fresh, mode="w", consolidated=False, zarr_format=3)
+            replace_folder(fresh, self.results)
+        return self.results
+
+    def read_tree(self) -> xr.DataTree:
+        """The assembled results, in memory.
+
+        Raises:
+            StoreError: there are none, or they cannot be read.
+        """
+        import xarray as xr
+
+        again = "run `sdeverify measure` with this --output."
+        if not self.results.exists():
+            raise StoreError(f"{self.path} holds no finished results; {again}")
+        options: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": None}
+        try:
+            with xr.open_datatree(self.results, **options) as tree:
+                return tree.load().map_over_datasets(_plain_strings)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{self.results} cannot be read ({error}); {again}") from error
+
+    def _place(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise StoreError(
+                "an ensemble's name is made of letters, digits, '-', '_' and '.', with '/' "
+                f"between its parts; got {name!r}."
+            )
+        return self.jobs / f"{name}.zarr"
+
+
+class StoredJob:
+    """One ensemble in a store; the `Sink` that `run_job` takes."""
+
+    def __init__(self, place: Path, name: str, job: Job, group: zarr.Group) -> None:
+        self.place = place
+        self.name = name
+        self._position = {block.index: i for i, block in enumerate(job.blocks)}
+        self._numbers = [_array(group, n) for n in NUMBERS if n in group]
+        self._done = _array(group, "done")
+
+    def done(self) -> set[int]:
+        """The numbers of the blocks whose completion marker is set."""
+        marks = np.asarray(self._done[:])
+        return {index for index, i in self._position.items() if marks[i]}
+
+    def has(self, block: int) -> bool:
+        """Whether the block is done and whole, read afresh."""
+        return self._whole(self._position[block]) is not None
+
+    def load(self) -> dict[int, BlockResult]:
+        """The blocks that are done and whole."""
+        results = {}
+        for block in sorted(self.done()):
+            rows = self._whole(self._position[block])
+            if rows is not None:
+                count = int(rows[0])
+                values = rows[3][:count] if len(rows) > 3 else None
+                results[block] = BlockResult(Moments(count, rows[1], rows[2]), values)
+        return results
+
+    def _whole(self, position: int) -> list[NDArray[Any]] | None:
+        """A block's numbers, where they are those that its marker was made from."""
+        try:
+            rows = [np.asarray(array[position]) for array in self._numbers]
+            mark = int(np.asarray(self._done[position]))
+        except (OSError, ValueError, RuntimeError):  # cut off by a crash of the machine
+            return None
+        return rows if mark and mark == _checksum(rows) else None
+
+    def save(self, block: int, result: BlockResult) -> None:
+        """Writes the block's numbers, then its completion marker.
+
+        Raises:
+            StoreError: no space is left or the directory cannot be written to any more.
+        """
+        moments = result.moments
+        rows: list[NDArray[Any]] = [np.asarray(moments.count, np.int64)]
+        rows += [np.asarray(m, np.float64) for m in (moments.mean, moments.comoment)]
+        if len(self._numbers) > 3:
+            rows.append(self._padded(result.values))
+        position = self._position[block]
+        try:
+            for array, row in zip(self._numbers, rows, strict=True):
+                array[position] = row
+            self._done[position] = np.uint32(_checksum(rows))
+        except OSError as error:
+            raise StoreError(
+                f"block {block} of {self.name} could not be written to {self.place}: "
+                f"{reason(error)}. {self._kept()} Make room, then run the same command again: it "
+                "goes on from there."
+            ) from error
+
+    def _padded(self, values: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        if values is None:
+            raise StoreError(
+                f"the store of {self.name} keeps every replica's values; this block came without. "
+                "Run with keep_replicas=True."
+            )
+        padded = np.full(self._numbers[3].shape[1:], np.nan)
+        padded[: len(values)] = values
+        return padded
+
+    def _kept(self) -> str:
+        try:
+            return f"{len(self.done())} of its {len(self._position)} blocks are kept."
+        except OSError:
+            return "Blocks written before are kept."
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{group.store_path} has no array '{name}'; remove it and run again.")
+    return array
+
+
+def _checksum(rows: list[NDArray[Any]]) -> int:
+    """CRC-32 of a block's numbers, never 0, which means 'not done'."""
+    crc = 0
+    for row in rows:
+        crc = zlib.crc32(np.ascontiguousarray(row).tobytes(), crc)
+    return crc or 1
+
+
+def _plain_strings(ds: xr.Dataset) -> xr.Dataset:
+    """String variables as object dtype, the kind that every reader of xarray and zarr knows."""
+    plain = {
+        name: (variable.dims, variable.values.astype(object), variable.attrs)
+        for name, variable in ds.variables.items()
+        if variable.dtype.kind in "UT"
+    }
+    coords = {name: value for name, value in plain.items() if name in ds.coords}
+    others = {name: value for name, value in plain.items() if name not in ds.coords}
+    return ds.assign_coords(coords).assign(others)

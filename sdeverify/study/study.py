@@ -1,0 +1,177 @@
+"""A study: one optimizer along one ladder, or several of them, and the jobs that it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sdeverify.analysis import estimate_order, ladder, weak_error
+from sdeverify.analysis.sides import confirm
+from sdeverify.base.arguments import whole, wholes
+from sdeverify.base.state import State
+from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.job import Job
+from sdeverify.ensembles.observables import Observable
+from sdeverify.noise.oracle import GradientOracle
+from sdeverify.noise.statistics import noise_statistics
+from sdeverify.optimizers.ladders import Ladder, Rung
+from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.sdes.sde import same_sde
+
+
+@dataclass(frozen=True)
+class Study:
+    """The weak error of one optimizer's SDE along one ladder of steps.
+
+    Args:
+        name: letters, digits and '-'; it names files.
+        title: for the report.
+        optimizer, oracle: the level-1 run.
+        start: the state that both sides start from.
+        steps: level-1 steps from the start: how many, or which to record.
+        observables: the test functions.
+        ladder: `SvagLevels`, `LearningRates` or `BallisticRates`.
+        sde: another SDE class than the optimizer's own; `sde_options` go to `derive`.
+        replicas: discrete replicas at each rung.
+        path_replicas: replicas of the SDE; None for as many.
+        substeps: Euler-Maruyama steps in one level-1 step, on one Brownian path.
+        subsample: samples in an SDE step, 0 for all.
+        confirm_replicas: with `subsample`, also solve the SDE with all samples, with so many
+            replicas, and report the difference.
+        seed: all random numbers follow from it and the study's name.
+        start_note: how the start was made, for the report.
+    """
+
+    name: str
+    title: str
+    optimizer: Optimizer
+    oracle: GradientOracle
+    start: State
+    steps: int | Sequence[float]
+    observables: Sequence[Observable]
+    ladder: Ladder
+    sde: type[GradientSDE] | None = None
+    sde_options: Mapping[str, Any] = field(default_factory=dict)
+    replicas: int = 1024
+    path_replicas: int | None = None
+    substeps: Sequence[int] = (2, 4)
+    subsample: int = 0
+    confirm_replicas: int = 0
+    seed: int = 0
+    start_note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "subsample", "confirm_replicas", "seed"):
+            whole(getattr(self, name), name)
+        whole(self.path_replicas or 0, "path_replicas")
+        wholes(self.substeps, "substeps")
+
+    def rungs(self) -> list[Rung]:
+        """The discrete runs, coarsest first."""
+        return self.ladder.rungs(self.optimizer, self.oracle)
+
+    def sdes(self) -> tuple[list[GradientSDE], list[int]]:
+        """The different SDEs along the ladder, and for each rung the number of its SDE."""
+        kinds: list[GradientSDE] = []
+        belongs: list[int] = []
+        for rung in self.rungs():
+            oracle = self.oracle if rung.oracle.noise is self.oracle.noise else rung.oracle
+            sde = derive(rung.optimizer, oracle, self.sde, **self.sde_options)
+            same = [i for i, other in enumerate(kinds) if same_sde(sde, other)]
+            if not same:
+                kinds.append(sde)
+            belongs.append(same[0] if same else len(kinds) - 1)
+        return kinds, belongs
+
+    def jobs(self) -> dict[str, Job]:
+        """All ensembles, by name; see `study_jobs`."""
+        return study_jobs(self)
+
+    def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
+        """The results from all the ensembles; see `assemble_study`."""
+        return assemble_study(self, ensembles)
+
+
+def study_jobs(study: Study) -> dict[str, Job]:
+    """All ensembles of a study, by name: chain_i, path_i, flow_i, and full_0 to confirm."""
+    point, steps, seen = study.start, study.steps, study.observables
+    jobs: dict[str, Job] = {}
+    for i, rung in enumerate(study.rungs()):
+        jobs[f"chain_{i}"] = chain_job(
+            rung.optimizer, rung.oracle, point, steps, seen, study.replicas, study.seed + i
+        )
+    sdes, belongs = study.sdes()
+    paths = study.path_replicas or study.replicas
+    for i, sde in enumerate(sdes):
+        substeps = _substeps(study, belongs.index(i), len(sdes))
+        flow = GradientFlow.without_noise(sde)
+        jobs[f"path_{i}"] = path_job(
+            sde, point, steps, seen, paths, substeps, study.seed + i, study.subsample
+        )
+        jobs[f"flow_{i}"] = path_job(flow, point, steps, seen, 2, substeps, study.seed)
+    if study.subsample and study.confirm_replicas:
+        jobs["full_0"] = path_job(
+            sdes[0],
+            point,
+            steps,
+            seen,
+            study.confirm_replicas,
+            study.substeps,
+            study.seed + len(sdes),
+        )
+    return jobs
+
+
+def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataTree:
+    """The results of a study from its ensembles: errors, orders, explanation, provenance."""
+    sdes, belongs = study.sdes()
+    groups = dict(datasets)
+    for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
+        each = [
+            weak_error(datasets[f"chain_{i}"], datasets[f"{kind}_{j}"])
+            for i, j in enumerate(belongs)
+        ]
+        along = along_ladder(study, each)
+        groups[errors], groups[order] = along, estimate_order(along)
+    if "full_0" in datasets:
+        groups["confirmation"] = confirm(datasets["path_0"], datasets["full_0"])
+    tree = xr.DataTree.from_dict({f"/{name}": ds for name, ds in groups.items()})
+    statistics = noise_statistics(study.oracle.problem, study.start.expand(1).theta[0])
+    tree.attrs = {
+        "title": study.title,
+        "claimed_order": claimed_order(study),
+        "ladder": study.ladder.kind,
+        "cannot_tell": study.ladder.cannot_tell,
+        "description": json.dumps(asdict(sdes[0].description)),
+        "start_note": study.start_note,
+        "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),
+        "noise_skewness": json.dumps(asdict(statistics.skewness)),
+        "noise_kurtosis": json.dumps(asdict(statistics.excess_kurtosis)),
+    }
+    return tree
+
+
+def along_ladder(study: Study, each: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The weak errors of a study's rungs side by side, on its ladder's clock."""
+    rungs = study.rungs()
+    timed = [rung.timed(errors) for rung, errors in zip(rungs, each, strict=True)]
+    labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
+    return ladder(timed, study.ladder.kind, claimed_order(study), **labels)
+
+
+def claimed_order(study: Study) -> float:
+    """What the SDE claims on the study's ladder: its order, but 1 on levels of a fixed SDE."""
+    sdes, _ = study.sdes()
+    return 1.0 if study.ladder.kind == "svag" else sdes[0].claimed_order
+
+
+def _substeps(study: Study, rung: int, sdes: int) -> tuple[int, ...]:
+    """On a ladder of SDEs the integrator step shrinks as the optimizer's does."""
+    finer = round(study.rungs()[rung].optimizer.refinement) if sdes > 1 else 1
+    return tuple(s * max(1, finer) for s in study.substeps)

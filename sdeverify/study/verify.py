@@ -1,0 +1,218 @@
+"""The answer for one training run: how far is the SDE from it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import nn
+
+from sdeverify.analysis import weak_error
+from sdeverify.base.arguments import whole
+from sdeverify.base.state import State
+from sdeverify.ensembles import measures
+from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.plan import PRECISION, Plan, plan, precision_of
+from sdeverify.ensembles.solve import simulate, solve
+from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.noise.minibatch import MinibatchNoise
+from sdeverify.noise.oracle import GradientOracle
+from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
+from sdeverify.optimizers.from_torch import optimizer_from_torch
+from sdeverify.optimizers.start import start_from_torch
+from sdeverify.problems.module import ModuleProblem, problem_from_module
+from sdeverify.sdes import GradientFlow, GradientSDE, derive
+
+SMALL_SIGNAL = 0.1
+"""Below this share of the noise trace, the squared gradient counts as dominated."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How far the SDE is from one training run; print it to read it.
+
+    Attributes:
+        errors: signed weak errors with standard errors over (step, observable), and the largest
+            over time with a 95% interval; `flow_error` is gradient flow's.
+        chain, path: the ensembles of the optimizer and of the SDE.
+        sde: the SDE.
+        start: the state that both start from, that of the live optimizer.
+        noise: skewness and kurtosis of the gradient noise at the start.
+        plan: how the SDE was solved, with how many paths and runs, and why.
+    """
+
+    errors: xr.Dataset
+    chain: xr.Dataset
+    path: xr.Dataset
+    sde: GradientSDE
+    start: State
+    noise: NoiseStatistics
+    plan: Plan
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.chain.attrs['name']} against its SDE from step {self.start.step:g} to "
+            f"{float(self.errors['step'][-1]):g}: {self.chain.attrs['replicas']} runs, "
+            f"{self.path.attrs['replicas']} paths"
+        )
+        rows = [
+            f"{'observable':<24}{'optimizer':>12}{'SDE':>12}{'largest error over time':>38}"
+            f"{'in spreads':>12}{'flow error':>12}"
+        ]
+        spread = self._spread()
+        for i, name in enumerate(self.errors["observable"].values):
+            at = self.errors.isel(observable=i)
+            error = f"{float(at['max_error']):.3g}"
+            interval = f"({float(at['max_error_low']):.3g} to {float(at['max_error_high']):.3g})"
+            share = f"{float(at['max_error'] / spread[i]):.2g}" if spread[i] > 0 else "-"
+            rows.append(
+                f"{name:<24}{float(at['chain_mean'][-1]):>12.5g}{float(at['path_mean'][-1]):>12.5g}"
+                f"{error + ' ' + interval:>38}{share:>12}"
+                f"{float(np.abs(at['flow_error']).max()):>12.3g}"
+            )
+        notes = (
+            "Optimizer and SDE: means at the last step. In brackets: 95% interval of the largest "
+            "error. In spreads: that error over the standard deviation between runs at the last "
+            "step. Flow error: the same without the SDE's noise. One step size gives a distance, "
+            "not an order: use a Study with SvagLevels for a verdict on the SDE."
+        )
+        return "\n".join([head, "", *rows, "", notes, "", self._solved(), *self._dominance()])
+
+    def _solved(self) -> str:
+        """How the SDE was solved, why, and what precision was reached."""
+        count = float(self.chain["block_count"].sum())
+        spread = self.chain["standard_error"].transpose("step", "observable").values * count**0.5
+        moving = spread > 0
+        if not moving.any():
+            return f"Solved with {self.plan}"
+        error, left = (
+            float(np.max(np.abs(self.errors[name].values[moving]) / spread[moving]))
+            for name in ("standard_error", "integrator_residual")
+        )
+        wanted = self.plan.precision
+        text = (
+            f"Solved with {self.plan} Reached, in spreads and at most over observables and time: "
+            f"standard error {error:.2g}"
+        )
+        if np.isnan(left):
+            return f"{text}; with one dt the integrator's bias is not known."
+        text += f"; extrapolation in dt leaves {left:.2g} or less (wanted: {wanted:.2g} together)."
+        if error + left <= wanted:
+            return text
+        finer = tuple(2 * s for s in self.plan.substeps)
+        more = f"substeps={finer}" if left > error else "a smaller precision="
+        return f"{text} For more give {more}."
+
+    def _dominance(self) -> list[str]:
+        """For SDEs that drop the signal: how far the run is from noise dominance."""
+        if "signal" not in self.sde.constants or self.sde.constants["signal"] != 0:
+            return []
+        variance = self.sde.oracle.scale**2 * self.noise.noise_trace
+        ratio = self.noise.squared_gradient_norm / variance
+        meaning = "so it may be far from the run; keep_signal=True keeps it"
+        if ratio < SMALL_SIGNAL:
+            meaning = "which is what the SDE assumes"
+        return [
+            "",
+            f"This SDE drops the signal beside the noise. At the start |grad f|^2 is {ratio:.2g} "
+            f"times the batch's noise trace, {meaning}.",
+        ]
+
+    def _spread(self) -> NDArray[np.float64]:
+        count = float(self.chain["block_count"].sum())
+        spread: NDArray[np.float64] = self.chain["standard_error"].values[-1] * count**0.5
+        return spread
+
+
+def verify(
+    net: nn.Module,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    torch_optimizer: torch.optim.Optimizer,
+    batch_size: int = 32,
+    steps: int = 40,
+    precision: float = PRECISION,
+    replicas: int | None = None,
+    path_replicas: int | None = None,
+    substeps: Sequence[int] | None = None,
+    subsample: int | None = None,
+    observables: Sequence[Observable] | None = None,
+    replacement: bool = True,
+    keep_signal: bool = False,
+    schedule: Any = None,
+    step: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Answer:
+    """How far the SDE is from this training run over its next steps, per observable.
+
+    Both sides start from the state of the live optimizer and parameters; neither is changed.
+
+    Args:
+        net, inputs, targets, loss: as for `problem_from_module`; `loss` gives one value a sample.
+        torch_optimizer: a `torch.optim` SGD, RMSprop, Adam or AdamW over the net's parameters;
+            adaptive ones after some steps of training, since their SDEs have no start at v = 0.
+        batch_size: of the training run.
+        steps: how many of its next steps are compared.
+        precision: wanted of each weak error, standard error plus integrator's bias, in units of the
+            observable's standard deviation between runs; `plan` chooses all below from it.
+        replicas, path_replicas: runs of the optimizer, and paths of the SDE (as many as runs where
+            only these are given).
+        substeps, subsample: step sizes, and samples in a step, as for `solve`.
+        observables: by default loss, squared norms of gradient and parameters, and accuracy where
+            targets are classes.
+        replacement: whether batches are drawn with replacement.
+        keep_signal: for RMSprop and Adam, the form of the SDE that keeps (grad f)^2 in du; it is
+            solved with all samples.
+        schedule, step: the learning-rate schedule and the present step, as for
+            `optimizer_from_torch` and `start_from_torch`.
+        progress: called with the number of replicas after each block.
+
+    Raises:
+        UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`.
+    """
+    problem = problem_from_module(net, inputs, targets, loss)
+    oracle = GradientOracle(problem, MinibatchNoise(batch_size, replacement))
+    optimizer = optimizer_from_torch(torch_optimizer, problem, schedule)
+    start = start_from_torch(
+        torch_optimizer, problem, oracle, optimizer, schedule=schedule, step=step
+    )
+    options: dict[str, Any] = {"keep_signal": True} if keep_signal else {}
+    sde = derive(optimizer, oracle, **options)
+    flow = GradientFlow.without_noise(sde)
+    seen = list(observables) if observables is not None else _default_observables(problem)
+    if replicas is not None:
+        replicas = whole(replicas, "replicas")
+        precision = precision_of(max(1, replicas)) * 2**0.5
+    how = plan(sde, precision, True, substeps, subsample)
+    runs = how.runs if replicas is None else replicas
+    paths = path_replicas or (how.replicas if replicas is None else replicas)
+    common: dict[str, Any] = {"start": start, "steps": steps, "observables": seen, "seed": seed}
+    chain = simulate(optimizer, oracle, **common, replicas=runs, progress=progress)
+    steps_of: dict[str, Any] = {"substeps": how.substeps, "subsample": how.subsample}
+    path = solve(sde, **common, **steps_of, replicas=paths, progress=progress)
+    still = solve(flow, **common, replicas=2, substeps=how.substeps, subsample=0)
+    errors = weak_error(chain, path)
+    errors["flow_error"] = weak_error(chain, still)["error"]
+    noise = noise_statistics(problem, start.expand(1).theta[0])
+    solved = replace(how, replicas=paths, runs=runs)
+    return Answer(errors, chain, path, sde, start, noise, solved)
+
+
+def _default_observables(problem: ModuleProblem) -> list[Observable]:
+    seen = [
+        measures.loss(problem),
+        measures.squared_gradient_norm(problem),
+        measures.squared_parameter_norm(),
+    ]
+    try:
+        problem.accuracy(torch.zeros(1, problem.dim, dtype=problem.dtype, device=problem.device))
+    except (InvalidInputError, UnsupportedError):
+        return seen
+    return [*seen, measures.accuracy(problem)]
