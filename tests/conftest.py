@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from jaxtyping import install_import_hook
 
-sys.path.insert(0, str(Path(__file__).parent))
 install_import_hook(
     [
         "sdeverify.noise",

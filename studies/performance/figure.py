@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
+from network_size import CHOLESKY, EIGEN, OURS, PER_SAMPLE, Point
 
-from sdeverify.benchmarks.network_size import CHOLESKY, EIGEN, OURS, PER_SAMPLE, Point
 from sdeverify.report.style import CHAIN, EXACT, FLOW, INK, SDE, heading, panels, style
 
 LOOKS = {

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from breakdown import arithmetic_rate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdeverify.benchmarks.breakdown import arithmetic_rate
 from sdeverify.benchmarks.measuring import Effort, efforts, interleaved
 from sdeverify.benchmarks.nets import residual_network
 from sdeverify.benchmarks.sections import machine, measure, sections

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sdeverify.benchmarks.breakdown import REPLICAS, Breakdown
+from breakdown import REPLICAS, Breakdown
+from network_size import CHOLESKY, EIGEN, OURS, PER_SAMPLE, Point
+from precision import Change, box_muller_moments
+
 from sdeverify.benchmarks.measuring import Section, figure
-from sdeverify.benchmarks.network_size import CHOLESKY, EIGEN, OURS, PER_SAMPLE, Point
-from sdeverify.benchmarks.precision import Change, box_muller_moments
 from sdeverify.benchmarks.sections import Measured
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from breakdown import breakdowns
 from figure import figure_network_size
+from network_size import HIDDEN, point
 from page import Findings, page
+from precision import changes, settings
 
 from sdeverify.base.devices import one_thread
-from sdeverify.benchmarks.breakdown import breakdowns
 from sdeverify.benchmarks.measuring import Effort, efforts
-from sdeverify.benchmarks.network_size import HIDDEN, point
-from sdeverify.benchmarks.precision import changes, settings
 from sdeverify.benchmarks.sections import machine, measure, sections
 
 DOCS = Path(__file__).parents[2] / "docs"

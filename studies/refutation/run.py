@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from routes import Finding, Routes, judged, refusal, unchanged
 
 import sdeverify as sv
 from sdeverify.errors import SdeverifyError
 from sdeverify.testing.faults import Fault, catalogue, correct_studies
-from sdeverify.testing.faults.routes import Finding, Routes, judged, refusal, unchanged
 
 HERE = Path(__file__).parent
 FINDINGS, SAMPLED = HERE / "findings.json", HERE / "sampled.json"

@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 
 import torch
+from precision import box_muller_moments
 
 from sdeverify.base.rng import Block, Streams, blocks_of
-from sdeverify.benchmarks.precision import box_muller_moments
 
 
 def test_a_block_draws_the_same_numbers_alone_and_beside_others() -> None:

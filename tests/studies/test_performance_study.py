@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import network_size
 import numpy as np
+import precision
 import pytest
 import torch
-
-from sdeverify.benchmarks import network_size, precision
-from sdeverify.benchmarks.breakdown import Breakdown, products, shares
-from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section
-from sdeverify.benchmarks.nets import MLP, on_digits, perceptron
-from sdeverify.benchmarks.network_size import (
+from breakdown import Breakdown, products, shares
+from network_size import (
     CHOLESKY,
     EIGEN,
     NOISE,
@@ -31,7 +29,10 @@ from sdeverify.benchmarks.network_size import (
     per_sample_step,
     point,
 )
-from sdeverify.benchmarks.precision import Change, changes, settings
+from precision import Change, changes, settings
+
+from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section
+from sdeverify.benchmarks.nets import MLP, on_digits, perceptron
 from sdeverify.benchmarks.sections import Measured, Row
 
 STUDY = Path(__file__).parents[2] / "studies" / "performance"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from routes import Routes, unchanged
 
 from sdeverify.optimizers.ladders import LearningRates
 from sdeverify.testing.faults import Fault, catalogue, correct_studies
-from sdeverify.testing.faults.routes import Routes, unchanged
 
 CORRECT = correct_studies()
 FAULTS = {fault.name: fault for fault in catalogue()}

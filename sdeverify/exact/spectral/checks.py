@@ -63,7 +63,7 @@ def coordinates_of(domain: Domain, start: State, who: str, whole: Any) -> Coordi
         raise UnsupportedError(
             f"{who} has {len(names)} components of {dim} parameters, {len(names) * dim} "
             f"dimensions; the exact route goes up to {MOST_DIMENSIONS}. "
-            "Use simulate(...) and solve(...), or sdeverify.exact.linear_quadratic.sdes."
+            "Use simulate(...) and solve(...)."
         )
     found: list[Coordinate] = []
     for name in names:

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from moment_equations import moments as linear_moments
+from moment_equations.quadratic import Quadratic
+from moment_equations.sdes import (
+    adam_sde_moments,
+    momentum_sde_moments,
+    rmsprop_sde_moments,
+    sgd_sde_moments,
+)
 from scipy.integrate import solve_ivp
 
 from sdeverify.base.state import State
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.solve import solve
 from sdeverify.errors import InconclusiveError, InvalidInputError
-from sdeverify.exact.linear_quadratic import moments as linear_moments
-from sdeverify.exact.linear_quadratic.quadratic import Quadratic
-from sdeverify.exact.linear_quadratic.sdes import (
-    adam_sde_moments,
-    momentum_sde_moments,
-    rmsprop_sde_moments,
-    sgd_sde_moments,
-)
 from sdeverify.noise import GaussianNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer, RMSprop, SGDMomentum

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from moment_equations.chains import momentum_chain_moments, sgd_chain_moments
+from moment_equations.moments import Moments
+from moment_equations.quadratic import Quadratic
+from moment_equations.sdes import momentum_sde_moments, sgd_sde_moments
 from scipy.stats import chi2
 
 from sdeverify.base.state import State
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.solve import simulate
 from sdeverify.errors import InvalidInputError
-from sdeverify.exact.linear_quadratic.chains import momentum_chain_moments, sgd_chain_moments
-from sdeverify.exact.linear_quadratic.moments import Moments
-from sdeverify.exact.linear_quadratic.quadratic import Quadratic
-from sdeverify.exact.linear_quadratic.sdes import momentum_sde_moments, sgd_sde_moments
 from sdeverify.noise import GaussianNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Optimizer, SGDMomentum

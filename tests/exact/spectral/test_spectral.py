@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from moment_equations.quadratic import Quadratic
+from moment_equations.sdes import (
+    adam_sde_moments,
+    momentum_sde_moments,
+    rmsprop_sde_moments,
+    sgd_sde_moments,
+)
 from scipy.linalg import expm
 
 from sdeverify.base.state import State
@@ -23,13 +30,6 @@ from sdeverify.exact import (
     exact_difference,
     exact_discrete,
     exact_weak_error,
-)
-from sdeverify.exact.linear_quadratic.quadratic import Quadratic
-from sdeverify.exact.linear_quadratic.sdes import (
-    adam_sde_moments,
-    momentum_sde_moments,
-    rmsprop_sde_moments,
-    sgd_sde_moments,
 )
 from sdeverify.noise import GaussianNoise, MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle

@@ -12,14 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sdeverify.errors import InvalidInputError
-from sdeverify.exact.linear_quadratic.moments import (
+from moment_equations.moments import (
     Coefficients,
     Gaussian,
     Moments,
     moments_along_chain,
 )
-from sdeverify.exact.linear_quadratic.quadratic import (
+from moment_equations.quadratic import (
     PerParameter,
     Quadratic,
     Ratio,
@@ -28,6 +27,7 @@ from sdeverify.exact.linear_quadratic.quadratic import (
     ratio_at,
     starting_moments,
 )
+from sdeverify.errors import InvalidInputError
 
 
 def sgd_chain_moments(

@@ -19,8 +19,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sdeverify.errors import InvalidInputError
-from sdeverify.exact.linear_quadratic.moments import (
+from moment_equations.moments import (
     Array,
     Coefficients,
     Gaussian,
@@ -28,7 +27,7 @@ from sdeverify.exact.linear_quadratic.moments import (
     moments_along_constant_sde,
     moments_along_sde,
 )
-from sdeverify.exact.linear_quadratic.quadratic import (
+from moment_equations.quadratic import (
     PerParameter,
     Quadratic,
     Ratio,
@@ -37,6 +36,7 @@ from sdeverify.exact.linear_quadratic.quadratic import (
     ratio_at,
     starting_moments,
 )
+from sdeverify.errors import InvalidInputError
 
 
 def sgd_sde_moments(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from moment_equations.moments import Array, Gaussian
 from sdeverify.errors import InvalidInputError
-from sdeverify.exact.linear_quadratic.moments import Array, Gaussian
 
 PerParameter = float | Sequence[float] | Array
 """One number, or one for each parameter."""
