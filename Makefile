@@ -10,6 +10,9 @@ report: $(VENV)/ready
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+nightly: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow'
+
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -21,4 +24,4 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
-.PHONY: report test check
+.PHONY: report test nightly check
