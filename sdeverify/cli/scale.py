@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sdeverify.errors import InvalidInputError
+from sdeverify.noise.minibatch import whole_batch
 from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.optimizer import Optimizer, PerParameter
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.scaling.rules import BatchRule, rule_for
-from sdeverify.scaling.scale import largest_kappa, scale, whole_batch
+from sdeverify.scaling.scale import largest_kappa, scale
 
 KINDS = ("sgd", "rmsprop", "adam", "adamw")
 

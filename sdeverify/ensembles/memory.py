@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.errors import InvalidInputError
-from sdeverify.noise import AmplifiedNoise, MinibatchNoise, Noise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.problems.module_problem import ModuleProblem
 from sdeverify.problems.problem import Problem
@@ -119,18 +118,9 @@ def chain_footprint(oracle: GradientOracle, components: int) -> Footprint:
     """Of a discrete optimizer: its state whole, in groups and in the SDE's coordinates."""
     problem = oracle.problem
     vectors = 6 * components + STEP
-    drawn = 2 * INDEX * _numbers(oracle.noise, problem)
+    drawn = 2 * INDEX * oracle.noise.numbers(problem)
     replica = vectors * problem.dim * problem.dtype.itemsize + drawn + _evaluation(problem)
     return Footprint(replica, drawn, problem.compiled)
-
-
-def _numbers(noise: Noise, problem: Problem) -> int:
-    """How many numbers one gradient's randomness takes, at most."""
-    if isinstance(noise, AmplifiedNoise):
-        return 2 * _numbers(noise.base, problem)
-    if isinstance(noise, MinibatchNoise) and noise.replacement:
-        return noise.batch_size
-    return max(problem.samples, noise.covariance.dimension(problem))
 
 
 def _evaluation(problem: Problem) -> int:

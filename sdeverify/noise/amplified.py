@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,18 @@ class AmplifiedNoise(Noise):
 
     def describe(self, problem: Problem) -> str:
         return f"{self.base.describe(problem)}, amplified {self.amplification:.6g} times"
+
+    def numbers(self, problem: Problem) -> int:
+        return 2 * self.base.numbers(problem)
+
+    def rescaled(self, factor: float) -> AmplifiedNoise:
+        return replace(self, base=self.base.rescaled(factor))
+
+    def of_batch(self, kappa: float, problem: Problem) -> AmplifiedNoise:
+        return replace(self, base=self.base.of_batch(kappa, problem))
+
+    def largest_batch_factor(self, problem: Problem) -> float:
+        return self.base.largest_batch_factor(problem)
 
     def atoms(self, problem: Problem) -> Atoms:
         """All ordered pairs of the base's atoms."""

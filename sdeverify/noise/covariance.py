@@ -6,7 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -32,6 +33,9 @@ class GradientValues(NamedTuple):
 class Covariance(ABC):
     """Sigma(theta) = F F^T, known through products `F z` with standard normals z."""
 
+    of_uniform_samples: ClassVar[bool] = False
+    """Whether Sigma is the covariance of grad l_i, i uniform: a uniform subset can estimate it."""
+
     @abstractmethod
     def dimension(self, problem: Problem) -> int:
         """The number of normals in z, the columns of F."""
@@ -49,7 +53,6 @@ class Covariance(ABC):
     def mean_and_variance(self, problem: Problem, theta: Parameters) -> tuple[Tensor, Tensor]:
         """grad f and diag Sigma, each of shape (replica, param)."""
 
-    @abstractmethod
     def increment(
         self,
         problem: Problem,
@@ -60,6 +63,11 @@ class Covariance(ABC):
         with_variance: bool,
     ) -> GradientValues:
         """(grad f) dt + intensity F dW, with dW of variance dt, and the moments where asked for."""
+        noise = intensity * self.product(problem, theta, dW)
+        if not with_variance:
+            return GradientValues(noise + dt * problem.gradient(theta), None, None)
+        mean, variance = self.mean_and_variance(problem, theta)
+        return GradientValues(noise + dt * mean, mean, variance)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class SampleCovariance(Covariance):
     F z is the gradient of one weighted loss, with weights (z_i - mean z)/sqrt(N); so is a whole
     Euler-Maruyama increment, with weights dt/N + s (dW_i - mean dW)/sqrt(N).
     """
+
+    of_uniform_samples = True
 
     def dimension(self, problem: Problem) -> int:
         return problem.samples
@@ -105,20 +115,20 @@ class SampleCovariance(Covariance):
         )
 
 
-@dataclass(frozen=True)
-class FactorCovariance(Covariance):
-    """Sigma(theta) = F(theta) F(theta)^T from a factor given as a function or as a constant matrix.
+class ExplicitCovariance(Covariance):
+    """Sigma(theta) = F(theta) F(theta)^T from a factor that can be written down."""
 
-    Args:
-        factor: maps theta `(replica, param)` to F `(replica, param, noise)`.
-        columns: the number of columns of F.
-    """
+    @abstractmethod
+    def factor(self, theta: Parameters) -> Float[Tensor, "replica param noise"]:
+        """F(theta)."""
 
-    factor: Callable[[Tensor], Tensor]
-    columns: int
+    @abstractmethod
+    def scaled_product(self, theta: Parameters, z: Normals, size: float) -> Parameters:
+        """size F(theta) z, in fresh memory."""
 
-    def dimension(self, problem: Problem) -> int:
-        return self.columns
+    @abstractmethod
+    def variance(self, theta: Parameters) -> Parameters:
+        """diag Sigma."""
 
     def product(
         self,
@@ -126,7 +136,7 @@ class FactorCovariance(Covariance):
         theta: Parameters,
         z: Normals,
     ) -> Parameters:
-        return torch.einsum("rdm,rm->rd", self.factor(theta), z)
+        return self.scaled_product(theta, z, 1.0)
 
     def mean_and_variance(self, problem: Problem, theta: Parameters) -> tuple[Tensor, Tensor]:
         return problem.gradient(theta), self.variance(theta)
@@ -141,85 +151,77 @@ class FactorCovariance(Covariance):
         with_variance: bool,
     ) -> GradientValues:
         mean = problem.gradient(theta)
-        kick = self.scaled_product(problem, theta, dW, intensity).add_(mean, alpha=dt)
+        kick = self.scaled_product(theta, dW, intensity).add_(mean, alpha=dt)
         if not with_variance:
             return GradientValues(kick, None, None)
         return GradientValues(kick, mean, self.variance(theta))
 
-    def scaled_product(
-        self,
-        problem: Problem,
-        theta: Parameters,
-        z: Normals,
-        size: float,
-    ) -> Parameters:
-        """size F(theta) z, in fresh memory."""
-        return self.product(problem, theta, z).mul_(size)
+
+@dataclass(frozen=True)
+class FactorCovariance(ExplicitCovariance):
+    """Sigma(theta) = F(theta) F(theta)^T from a factor given as a function.
+
+    Args:
+        function: maps theta `(replica, param)` to F `(replica, param, noise)`.
+        columns: the number of columns of F.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    columns: int
+
+    def dimension(self, problem: Problem) -> int:
+        return self.columns
+
+    def factor(self, theta: Parameters) -> Float[Tensor, "replica param noise"]:
+        return self.function(theta)
+
+    def scaled_product(self, theta: Parameters, z: Normals, size: float) -> Parameters:
+        return torch.einsum("rdm,rm->rd", self.function(theta), z).mul_(size)
 
     def variance(self, theta: Parameters) -> Parameters:
-        """diag Sigma."""
-        return self.factor(theta).square().sum(-1)
+        return self.function(theta).square().sum(-1)
 
 
-class ConstantCovariance(FactorCovariance):
+@dataclass(frozen=True, eq=False)
+class ConstantCovariance(ExplicitCovariance):
     """Sigma = F F^T from one matrix F, the same at every theta: products are one matrix product.
 
     Args:
         matrix: F, shape `(param, noise)`.
     """
 
-    def __init__(self, matrix: Float[Tensor, "param noise"]) -> None:
-        super().__init__(
-            lambda theta: matrix.to(theta).expand(theta.shape[0], *matrix.shape), matrix.shape[1]
-        )
-        object.__setattr__(self, "matrix", matrix)
+    matrix: Float[Tensor, "param noise"]
 
-    matrix: Tensor
+    def dimension(self, problem: Problem) -> int:
+        return self.matrix.shape[1]
 
-    def product(
-        self,
-        problem: Problem,
-        theta: Parameters,
-        z: Normals,
-    ) -> Parameters:
-        return z @ self.matrix.to(theta).mT
+    def factor(self, theta: Parameters) -> Float[Tensor, "replica param noise"]:
+        return self.matrix.to(theta).expand(len(theta), *self.matrix.shape)
+
+    def scaled_product(self, theta: Parameters, z: Normals, size: float) -> Parameters:
+        return (z @ self.matrix.to(theta).mT).mul_(size)
 
     def variance(self, theta: Parameters) -> Parameters:
         return self.matrix.to(theta).square().sum(-1).expand_as(theta)
 
 
-class DiagonalCovariance(FactorCovariance):
+@dataclass(frozen=True, eq=False)
+class DiagonalCovariance(ExplicitCovariance):
     """Sigma = diag(s^2), the same at every theta: one normal a parameter, of its own size.
 
     Args:
         sizes: s, shape `(param,)`.
     """
 
-    def __init__(self, sizes: Vector) -> None:
-        super().__init__(
-            lambda theta: torch.diag(sizes.to(theta)).expand(theta.shape[0], -1, -1), len(sizes)
-        )
-        object.__setattr__(self, "sizes", sizes)
-        object.__setattr__(self, "_rows", sizes.repeat(ROWS))
+    sizes: Vector
 
-    sizes: Tensor
-    _rows: Tensor
+    def dimension(self, problem: Problem) -> int:
+        return len(self.sizes)
 
-    def product(
-        self,
-        problem: Problem,
-        theta: Parameters,
-        z: Normals,
-    ) -> Parameters:
-        return self.scaled_product(problem, theta, z, 1.0)
+    def factor(self, theta: Parameters) -> Float[Tensor, "replica param noise"]:
+        return torch.diag(self.sizes.to(theta)).expand(len(theta), -1, -1)
 
-    def scaled_product(
-        self,
-        problem: Problem,
-        theta: Parameters,
-        z: Normals,
-        size: float,
-    ) -> Parameters:
+    def scaled_product(self, theta: Parameters, z: Normals, size: float) -> Parameters:
         """size s z, with several replicas in a row: few parameters make short inner loops."""
         width = math.gcd(len(z), ROWS) * len(self.sizes)
         sizes = self._rows[:width].to(z) * size
@@ -227,6 +229,10 @@ class DiagonalCovariance(FactorCovariance):
 
     def variance(self, theta: Parameters) -> Parameters:
         return self.sizes.to(theta).square().expand_as(theta)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self.sizes.repeat(ROWS)
 
 
 def centred(z: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from sdeverify.noise.covariance import (
     ConstantCovariance,
     Covariance,
     DiagonalCovariance,
+    ExplicitCovariance,
     FactorCovariance,
 )
 from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
@@ -33,7 +34,8 @@ class NormalNoise(Noise):
         return streams.normal(self.covariance.dimension(problem))
 
     def combine(self, coefficients: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
-        return sum(c * d for c, d in zip(coefficients, draws, strict=True))  # type: ignore[return-value]
+        terms = (c * d for c, d in zip(coefficients, draws, strict=True))
+        return sum(terms, torch.zeros_like(draws[0]))
 
     def gradient(self, problem: Problem, theta: Parameters, draw: Tensor) -> Parameters:
         values = self.covariance.increment(
@@ -71,7 +73,7 @@ class GaussianNoise(NormalNoise):
                 raise InvalidInputError(f"{name} must be >= 1; got {value}.")
 
     @cached_property
-    def covariance(self) -> Covariance:
+    def covariance(self) -> ExplicitCovariance:
         factor = self.factor
         if isinstance(factor, Tensor):
             return DiagonalCovariance(factor) if factor.dim() == 1 else ConstantCovariance(factor)
@@ -84,6 +86,12 @@ class GaussianNoise(NormalNoise):
     def describe(self, problem: Problem) -> str:
         return f"Gaussian noise with a given factor (sigma = {self.sigma:.6g})"
 
+    def rescaled(self, factor: float) -> GaussianNoise:
+        return replace(self, sigma=self.sigma * factor)
+
+    def of_batch(self, kappa: float, problem: Problem) -> GaussianNoise:
+        return replace(self, sigma=self.sigma / math.sqrt(kappa))
+
     def atoms(self, problem: Problem) -> Atoms:
         """Gauss-Hermite nodes, exact for polynomials of degree 2 nodes - 1 in each xi."""
         columns = self.covariance.dimension(problem)
@@ -92,11 +100,9 @@ class GaussianNoise(NormalNoise):
         weights = weights / math.sqrt(2 * math.pi)
         xi = _table(points, columns, problem)
         chances = _table(weights, columns, problem).prod(1)
-        assert isinstance(self.covariance, FactorCovariance)
-        factor = self.covariance.factor
 
         def gradients(theta: Tensor) -> Tensor:
-            noise = torch.einsum("pdm,am->pad", factor(theta), xi)
+            noise = torch.einsum("pdm,am->pad", self.covariance.factor(theta), xi)
             return problem.gradient(theta).unsqueeze(1) + self.sigma * noise
 
         return Atoms(chances, gradients)
@@ -121,6 +127,15 @@ class GaussianSurrogate(NormalNoise):
 
     def describe(self, problem: Problem) -> str:
         return f"Gaussian surrogate of {self.of.describe(problem)}"
+
+    def rescaled(self, factor: float) -> GaussianSurrogate:
+        return replace(self, of=self.of.rescaled(factor))
+
+    def of_batch(self, kappa: float, problem: Problem) -> GaussianSurrogate:
+        return replace(self, of=self.of.of_batch(kappa, problem))
+
+    def largest_batch_factor(self, problem: Problem) -> float:
+        return self.of.largest_batch_factor(problem)
 
 
 def _table(values: NDArray[np.float64], columns: int, problem: Problem) -> Tensor:

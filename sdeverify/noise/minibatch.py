@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from sdeverify.problems.problem import Problem
 MAX_ATOMS = 200_000
 
 
-class Batch(NamedTuple):
+class WeightedSamples(NamedTuple):
     """Samples and their weights, for each replica: the gradient is sum_j w_j grad l_(i_j)."""
 
     indices: Tensor
@@ -40,6 +40,28 @@ def check_batch_size(batch_size: int, problem: Problem, replacement: bool) -> No
         )
 
 
+def whole_batch(batch_size: int, kappa: float, samples: float = math.inf) -> int:
+    """kappa B.
+
+    Raises:
+        InvalidInputError: it is not a whole number, is below 1, or exceeds the samples.
+    """
+    size = batch_size * kappa
+    nearest = round(size)
+    if nearest < 1 or abs(size - nearest) > 1e-9 * size:
+        raise InvalidInputError(
+            f"kappa = {kappa:g} makes a batch of {size:g} out of one of {batch_size}; a batch is a "
+            f"whole number of samples, at least 1. Take kappa as a multiple of 1/{batch_size}."
+        )
+    if nearest > samples:
+        raise InvalidInputError(
+            f"kappa = {kappa:g} makes a batch of {nearest} out of one of {batch_size}, more than "
+            f"the {samples} samples there are. The largest kappa is {samples / batch_size:.6g}."
+        )
+    return nearest
+
+
+@dataclass(frozen=True)
 class FiniteSumNoise(Noise):
     """What all ways of picking mini-batches share: the sample covariance and weighted batches."""
 
@@ -49,18 +71,27 @@ class FiniteSumNoise(Noise):
     def covariance(self) -> Covariance:
         return SampleCovariance()
 
-    def combine(self, coefficients: Sequence[float], draws: Sequence[Batch]) -> Batch:
-        return Batch(
+    def combine(
+        self, coefficients: Sequence[float], draws: Sequence[WeightedSamples]
+    ) -> WeightedSamples:
+        return WeightedSamples(
             torch.cat([d.indices for d in draws], 1),
             torch.cat([c * d.weights for c, d in zip(coefficients, draws, strict=True)], 1),
         )
 
-    def gradient(self, problem: Problem, theta: Parameters, draw: Batch) -> Parameters:
+    def gradient(self, problem: Problem, theta: Parameters, draw: WeightedSamples) -> Parameters:
         return problem.weighted_gradient(theta, draw.weights.to(theta.dtype), draw.indices)
 
-    def _equal_weights(self, indices: Tensor) -> Batch:
+    def of_batch(self, kappa: float, problem: Problem) -> FiniteSumNoise:
+        size = whole_batch(self.batch_size, kappa, problem.samples)
+        return replace(self, batch_size=size)
+
+    def largest_batch_factor(self, problem: Problem) -> float:
+        return problem.samples / self.batch_size
+
+    def _equal_weights(self, indices: Tensor) -> WeightedSamples:
         weights = torch.full_like(indices, 1 / self.batch_size, dtype=torch.float64)
-        return Batch(indices, weights)
+        return WeightedSamples(indices, weights)
 
 
 @dataclass(frozen=True)
@@ -74,7 +105,6 @@ class MinibatchNoise(FiniteSumNoise):
         replacement: whether a sample can come twice in one batch.
     """
 
-    batch_size: int
     replacement: bool = True
 
     def scale(self, problem: Problem) -> float:
@@ -84,12 +114,15 @@ class MinibatchNoise(FiniteSumNoise):
             return 1 / math.sqrt(b)
         return math.sqrt((n - b) / (b * (n - 1))) if n > 1 else 0.0
 
-    def draw(self, problem: Problem, streams: Streams, k: int) -> Batch:
+    def draw(self, problem: Problem, streams: Streams, k: int) -> WeightedSamples:
         check_batch_size(self.batch_size, problem, self.replacement)
         if self.replacement:
             return self._equal_weights(streams.integers(problem.samples, self.batch_size))
         keys = streams.uniform(problem.samples)
         return self._equal_weights(keys.topk(self.batch_size, dim=1).indices)
+
+    def numbers(self, problem: Problem) -> int:
+        return self.batch_size if self.replacement else problem.samples
 
     def describe(self, problem: Problem) -> str:
         how = "with" if self.replacement else "without"
@@ -126,13 +159,12 @@ class ShuffledEpochs(FiniteSumNoise):
     are not independent, so no SDE here is derived from it; it is for the discrete side.
     """
 
-    batch_size: int
     independent_steps = False
 
     def scale(self, problem: Problem) -> float:
         return MinibatchNoise(self.batch_size, replacement=False).scale(problem)
 
-    def draw(self, problem: Problem, streams: Streams, k: int) -> Batch:
+    def draw(self, problem: Problem, streams: Streams, k: int) -> WeightedSamples:
         check_batch_size(self.batch_size, problem, replacement=False)
         epoch, position = divmod(k, problem.samples // self.batch_size)
         order = streams.at(epoch).uniform(problem.samples).argsort(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -66,6 +67,40 @@ class Noise(ABC):
     @abstractmethod
     def describe(self, problem: Problem) -> str:
         """The noise in words, with this run's numbers."""
+
+    def numbers(self, problem: Problem) -> int:
+        """How many numbers the draw of one gradient takes, at most; a budget of memory counts them.
+
+        A noise that draws more than a number a sample or a column of F writes its own.
+        """
+        return max(problem.samples, self.covariance.dimension(problem))
+
+    def rescaled(self, factor: float) -> Noise:
+        """The same noise with `factor` times the scale sigma.
+
+        Raises:
+            UnsupportedError: sigma is not free.
+        """
+        raise UnsupportedError(
+            f"the scale of {type(self).__name__} is fixed, so its noise cannot become {factor:.4g} "
+            "times as large. Use GaussianNoise, or write the noise's rescaled(factor)."
+        )
+
+    def of_batch(self, kappa: float, problem: Problem) -> Noise:
+        """The noise of a batch of kappa B, or with sigma^2/kappa where there is no batch.
+
+        Raises:
+            InvalidInputError: kappa B is not a whole number, is below 1, or exceeds the data.
+            UnsupportedError: the noise does not say how it changes with a batch.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no batch size that could be scaled. Use MinibatchNoise or "
+            "GaussianNoise, or write the noise's of_batch(kappa, problem)."
+        )
+
+    def largest_batch_factor(self, problem: Problem) -> float:
+        """The factor kappa at which a batch holds all samples; infinite where there is no batch."""
+        return math.inf
 
     def atoms(self, problem: Problem) -> Atoms:
         """The finite distribution of g, for the exact route.

@@ -13,7 +13,6 @@ import xarray as xr
 
 from sdeverify.base.arguments import number, numbers
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.noise.gaussian import GaussianNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import Adaptive
 from sdeverify.optimizers.optimizer import Optimizer
@@ -148,7 +147,7 @@ class LearningRates(Ladder):
             at_rate = optimizer.at_learning_rate(rate)
             fitting = oracle
             if optimizer.refinement_power == 2:
-                fitting = _with_noise_scaled(oracle, optimizer.learning_rate / rate)
+                fitting = _rescaled(oracle, optimizer.learning_rate / rate)
             rungs.append(Rung(float(rate), at_rate, fitting))
         return rungs
 
@@ -198,14 +197,14 @@ def _starts_at_own_rate(rates: Sequence[float], optimizer: Optimizer) -> None:
         )
 
 
-def _with_noise_scaled(oracle: GradientOracle, factor: float) -> GradientOracle:
-    if not isinstance(oracle.noise, GaussianNoise):
+def _rescaled(oracle: GradientOracle, factor: float) -> GradientOracle:
+    try:
+        return replace(oracle, noise=oracle.noise.rescaled(factor))
+    except UnsupportedError as refusal:
         raise UnsupportedError(
-            "the learning-rate ladder of an adaptive optimizer needs noise of scale sigma_0/eta; "
-            f"{type(oracle.noise).__name__} has a fixed one. Use SvagLevels, BallisticRates, or "
-            "GaussianNoise."
-        )
-    return replace(oracle, noise=replace(oracle.noise, sigma=oracle.noise.sigma * factor))
+            "the learning-rate ladder of an adaptive optimizer needs noise of scale sigma_0/eta: "
+            f"{refusal} Or take SvagLevels or BallisticRates, which need no such noise."
+        ) from refusal
 
 
 def _descending(rates: Sequence[float]) -> None:

@@ -13,16 +13,11 @@ from sdeverify.base.arguments import number
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.noise.amplified import AmplifiedNoise
-from sdeverify.noise.gaussian import GaussianNoise, GaussianSurrogate
-from sdeverify.noise.minibatch import MinibatchNoise, ShuffledEpochs
-from sdeverify.noise.noise import Noise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.optimizer import Optimizer, PerParameter
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
-from sdeverify.problems.problem import Problem
 from sdeverify.scaling.rules import BatchRule, Change, rule_for
 from sdeverify.scaling.torch_optimizer import changed, kind_of, relaxations_of, without_schedule
 
@@ -113,41 +108,7 @@ def scale_batch(oracle: GradientOracle, kappa: float) -> GradientOracle:
         UnsupportedError: a noise without a batch size.
     """
     _check_positive(kappa)
-    return replace(oracle, noise=_scaled_noise(oracle.noise, kappa, oracle.problem))
-
-
-def _scaled_noise(noise: Noise, kappa: float, problem: Problem) -> Noise:
-    if isinstance(noise, GaussianNoise):
-        return replace(noise, sigma=noise.sigma / math.sqrt(kappa))
-    if isinstance(noise, AmplifiedNoise):
-        return replace(noise, base=_scaled_noise(noise.base, kappa, problem))
-    if isinstance(noise, GaussianSurrogate):
-        return replace(noise, of=_scaled_noise(noise.of, kappa, problem))
-    if isinstance(noise, MinibatchNoise | ShuffledEpochs):
-        size = whole_batch(noise.batch_size, kappa, problem.samples)
-        return replace(noise, batch_size=size)
-    raise UnsupportedError(f"{type(noise).__name__} has no batch size that could be scaled.")
-
-
-def whole_batch(batch_size: int, kappa: float, samples: float = math.inf) -> int:
-    """kappa B.
-
-    Raises:
-        InvalidInputError: it is not a whole number, is below 1, or exceeds the samples.
-    """
-    size = batch_size * kappa
-    nearest = round(size)
-    if nearest < 1 or abs(size - nearest) > 1e-9 * size:
-        raise InvalidInputError(
-            f"kappa = {kappa:g} makes a batch of {size:g} out of one of {batch_size}; a batch is a "
-            f"whole number of samples, at least 1. Take kappa as a multiple of 1/{batch_size}."
-        )
-    if nearest > samples:
-        raise InvalidInputError(
-            f"kappa = {kappa:g} makes a batch of {nearest} out of one of {batch_size}, more than "
-            f"the {samples} samples there are. The largest kappa is {samples / batch_size:.6g}."
-        )
-    return nearest
+    return replace(oracle, noise=oracle.noise.of_batch(kappa, oracle.problem))
 
 
 def _kind(optimizer: Optimizer | torch.optim.Optimizer) -> type[Optimizer]:

@@ -16,7 +16,6 @@ from sdeverify.base.rng import Streams, blocks_of
 from sdeverify.base.shapes import Parameters, Tensor, Values
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.noise.minibatch import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
 from sdeverify.optimizers.optimizer import Optimizer
@@ -203,7 +202,7 @@ def _predictions(
     limits = {
         "signal and noise": factor.value,
         "hyperparameters": largest_kappa(optimizer),
-        "data": _data_limit(oracle),
+        "data": oracle.noise.largest_batch_factor(oracle.problem),
     }
     limited_by = min(limits, key=lambda name: limits[name])
     return {
@@ -255,14 +254,6 @@ def decay_of(optimizer: Optimizer) -> float:
     if not isinstance(optimizer, SGD) or isinstance(optimizer.weight_decay, Tensor):
         return 0.0
     return optimizer.learning_rate * optimizer.weight_decay
-
-
-def _data_limit(oracle: GradientOracle) -> float:
-    """The factor at which a batch holds all samples; infinite where there is no batch."""
-    noise = oracle.noise
-    if isinstance(noise, MinibatchNoise):
-        return oracle.problem.samples / noise.batch_size
-    return math.inf
 
 
 def _conditions(optimizer: Optimizer) -> str:

@@ -166,3 +166,27 @@ def test_bad_batches_are_refused(small_problem: FunctionProblem) -> None:
         AmplifiedNoise(ShuffledEpochs(2), 2.0)
     with pytest.raises(UnsupportedError, match="no finite list of atoms"):
         GaussianSurrogate(MinibatchNoise(2)).atoms(small_problem)
+
+
+def test_what_wraps_a_noise_scales_it_counts_it_and_knows_its_data(
+    small_problem: FunctionProblem,
+) -> None:
+    batches = MinibatchNoise(2)
+    amplified, surrogate = AmplifiedNoise(batches, 3.0), GaussianSurrogate(batches)
+    assert amplified.of_batch(3, small_problem) == AmplifiedNoise(MinibatchNoise(6), 3.0)
+    assert surrogate.of_batch(0.5, small_problem) == GaussianSurrogate(MinibatchNoise(1))
+    assert [n.largest_batch_factor(small_problem) for n in (amplified, surrogate)] == [3.5, 3.5]
+    assert [n.numbers(small_problem) for n in (batches, amplified, surrogate)] == [2, 4, 7]
+    assert MinibatchNoise(2, replacement=False).numbers(small_problem) == 7
+    assert GaussianNoise(torch.ones(9)).largest_batch_factor(small_problem) == float("inf")
+    assert GaussianNoise(torch.ones(9)).numbers(small_problem) == 9
+
+
+def test_a_free_scale_is_rescaled_through_what_wraps_it_and_a_fixed_one_is_refused(
+    small_problem: FunctionProblem,
+) -> None:
+    free = GaussianNoise(torch.ones(3), sigma=0.5)
+    for noise in (free, AmplifiedNoise(free, 2.0), GaussianSurrogate(free)):
+        assert noise.rescaled(4.0).scale(small_problem) == 4 * noise.scale(small_problem)
+    with pytest.raises(UnsupportedError, match="MinibatchNoise is fixed.*rescaled"):
+        AmplifiedNoise(MinibatchNoise(2), 2.0).rescaled(2.0)

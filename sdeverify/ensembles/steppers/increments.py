@@ -19,7 +19,7 @@ from sdeverify.base.rng import Streams
 from sdeverify.base.shapes import Float, Parameters, Tensor
 from sdeverify.base.state import Components
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.noise.covariance import GradientValues, SampleCovariance, centred, diagonal
+from sdeverify.noise.covariance import GradientValues, centred, diagonal
 from sdeverify.noise.minibatch import multisets
 from sdeverify.sdes.sde import GradientSDE
 
@@ -175,7 +175,7 @@ class Subsampled(Increments):
     def check(self, sde: GradientSDE, dt: float) -> None:
         if self.samples < 2:
             raise InvalidInputError(f"a subset needs at least 2 samples; got {self.samples}.")
-        if not isinstance(sde.oracle.noise.covariance, SampleCovariance):
+        if not sde.oracle.noise.covariance.of_uniform_samples:
             raise UnsupportedError(
                 "sub-sampling needs the covariance of a finite sum of losses; got "
                 f"{type(sde.oracle.noise).__name__}. Use subsample=0 (full batch)."
