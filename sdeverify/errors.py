@@ -5,6 +5,8 @@ Every message says what came, what was wanted and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -34,3 +36,9 @@ class InconclusiveError(SdeverifyError):
     def __init__(self, message: str, estimate: Any = None) -> None:
         super().__init__(message)
         self.estimate = estimate
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as a question for a message, with a space before; else nothing."""
+    near = get_close_matches(name, list(known), 1)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -5,8 +5,9 @@ What a command needs is imported when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +15,6 @@ from sdeverify.cli.options import (
     DebugOption,
     DeviceOption,
     MemoryOption,
-    Options,
     OutputOption,
     SeedOption,
     SetOption,
@@ -22,6 +22,9 @@ from sdeverify.cli.options import (
     WorkersOption,
     clean,
 )
+
+if TYPE_CHECKING:
+    from sdeverify.study.request import Request
 
 app = typer.Typer(
     name="sdeverify",
@@ -37,64 +40,39 @@ def _hyper(who: str) -> Any:
     return typer.Option(help=f"{who}; torch's default where left out.", show_default=False)
 
 
-@app.command()
-def solve(
-    study: StudyArgument,
-    settings: SetOption = None,
-    device: DeviceOption = None,
-    seed: SeedOption = None,
-    output: OutputOption = None,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Solve the study's SDEs: explain them and show their means."""
-    with clean(debug):
-        source = _found(study)
-        from sdeverify.cli import commands
+def _computing(verb: str, explanation: str) -> None:
+    """Adds a command that computes a study; what it does is in `commands`, under its name."""
 
-        given = Options(study, source, settings or [], device, seed, output, workers, memory)
-        commands.solve(given)
+    @app.command(verb, help=explanation)
+    def command(
+        study: StudyArgument,
+        settings: SetOption = None,
+        device: DeviceOption = None,
+        seed: SeedOption = None,
+        output: OutputOption = None,
+        workers: WorkersOption = None,
+        memory: MemoryOption = None,
+        debug: DebugOption = False,
+    ) -> None:
+        with clean(debug):
+            request = _request(
+                study,
+                settings,
+                output,
+                seed=seed,
+                device=device,
+                workers=workers,
+                memory=memory,
+                sde_only=verb == "solve",
+            )
+            from sdeverify.cli import commands
 
-
-@app.command()
-def measure(
-    study: StudyArgument,
-    settings: SetOption = None,
-    device: DeviceOption = None,
-    seed: SeedOption = None,
-    output: OutputOption = None,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Run both sides and show the orders of the weak error with their verdicts."""
-    with clean(debug):
-        source = _found(study)
-        from sdeverify.cli import commands
-
-        given = Options(study, source, settings or [], device, seed, output, workers, memory)
-        commands.measure(given)
+            getattr(commands, verb)(request)
 
 
-@app.command()
-def report(
-    study: StudyArgument,
-    settings: SetOption = None,
-    device: DeviceOption = None,
-    seed: SeedOption = None,
-    output: OutputOption = None,
-    workers: WorkersOption = None,
-    memory: MemoryOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Measure what is still missing and write the report: HTML, Markdown, figures."""
-    with clean(debug):
-        source = _found(study)
-        from sdeverify.cli import commands
-
-        given = Options(study, source, settings or [], device, seed, output, workers, memory)
-        commands.report(given)
+_computing("solve", "Solve the study's SDEs: explain them and show their means.")
+_computing("measure", "Run both sides and show the orders of the weak error with their verdicts.")
+_computing("report", "Measure what is still missing and write the report: HTML, Markdown, figures.")
 
 
 @app.command()
@@ -106,10 +84,12 @@ def certify(
 ) -> None:
     """Compute a study without sampling (up to three state dimensions) and write the report."""
     with clean(debug):
-        source = _found(study)
+        request = _request(study, settings, output)
+        if output is None:
+            request = replace(request, output=f"{request.folder}-exact")
         from sdeverify.cli import commands
 
-        commands.certified(Options(study, source, settings or [], None, None, output, 1))
+        commands.certified(request)
 
 
 @app.command()
@@ -203,10 +183,16 @@ def scale_batch(
         show_scaled(optimizer, lr, given, kappa, rule, Batch(batch_size, samples))
 
 
-def _found(study: str) -> Path:
+def _request(
+    study: str, settings: list[str] | None, output: Path | None, **options: Any
+) -> Request:
+    """What the options ask for; a study that is not there is refused before torch is imported."""
     from sdeverify.study.files import find_study
+    from sdeverify.study.request import Request
 
-    return find_study(study)
+    find_study(study)
+    place = None if output is None else str(output)
+    return Request(study, tuple(settings or ()), output=place, **options)
 
 
 def main() -> None:

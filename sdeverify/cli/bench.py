@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from sdeverify.base.devices import check_device, one_thread
 from sdeverify.benchmarks.measuring import Goal, Section, efforts, figure
 from sdeverify.benchmarks.sections import Row, machine, measure, sections
+from sdeverify.cli.tables import terminal_table
+from sdeverify.report.formatting import DASH
+from sdeverify.report.tables import Cell, Table
 
 
 def bench(quick: bool, device: str) -> None:
@@ -23,32 +25,28 @@ def bench(quick: bool, device: str) -> None:
         task = bars.add_task("rows measured", total=sum(len(s.cases) for s in chosen), row="")
         for section in chosen:
             (measured,) = measure([section], lambda row: bars.update(task, advance=1, row=row))
-            console.print(table(section, measured.rows))
+            console.print(terminal_table(table(section, measured.rows)))
 
 
 def table(section: Section, rows: tuple[Row, ...]) -> Table:
-    """A measured table; a value is green where it reaches its goal, which stands behind it."""
-    shown = Table(
-        title=Text(section.title), caption=Text(f"Unit: {section.unit}."), title_justify="left"
-    )
-    for heading in section.headings:
-        shown.add_column(Text(heading))
-    for column in section.columns:
-        shown.add_column(Text(column), justify="right")
-    for row in rows:
-        cells = [_cell(value, section.goal(row.labels, i)) for i, value in enumerate(row.values)]
-        shown.add_row(*map(Text, row.labels), *cells)
-    return shown
+    """A measured table; a goal stands behind the value that it is for."""
+    cells = [
+        (
+            *map(Cell, row.labels),
+            *(_cell(value, section.goal(row.labels, i)) for i, value in enumerate(row.values)),
+        )
+        for row in rows
+    ]
+    heads = (*section.headings, *section.columns)
+    return Table(section.title, heads, tuple(cells), f"Unit: {section.unit}.")
 
 
-def _cell(value: float | None, goal: Goal | None) -> Text:
+def _cell(value: float | None, goal: Goal | None) -> Cell:
     if value is None:
-        return Text("–", style="dim")
-    cell = Text(figure(value))
-    if goal is not None:
-        cell.stylize("green" if goal.met(value) else "yellow")
-        cell.append(f" ({goal})", style="dim")
-    return cell
+        return Cell(DASH, "faint")
+    if goal is None:
+        return Cell(figure(value), "number")
+    return Cell(f"{figure(value)} ({goal})", "met" if goal.met(value) else "missed")
 
 
 def _bars() -> Progress:

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from sdeverify.cli.settings import shown
+from sdeverify.cli.tables import terminal_table
+from sdeverify.report.tables import Cell, Table
 from sdeverify.study.files import available_studies, load_campaign
+from sdeverify.study.settings import shown
 
 
 def show_studies() -> None:
@@ -19,10 +20,8 @@ def show_studies() -> None:
     if not found:
         Console().print("There are no studies here: no folder studies/NAME with a study.py.")
         return
-    table = Table("Study", "What it is", "File", box=None, pad_edge=False)
-    for study in found:
-        table.add_row(Text(study.name), Text(study.summary), Text(_near(study.path)))
-    Console().print(table)
+    rows = tuple((Cell(s.name), Cell(s.summary), Cell(_near(s.path))) for s in found)
+    Console().print(terminal_table(Table("", ("Study", "What it is", "File"), rows)))
 
 
 def show_parameters(source: str) -> None:
@@ -34,11 +33,9 @@ def show_parameters(source: str) -> None:
     if not campaign.defaults:
         console.print("It has no parameters.")
         return
-    table = Table("Parameter (--set)", "Default", box=None, pad_edge=False)
-    for name, default in campaign.defaults.items():
-        table.add_row(Text(name), Text(shown(default)))
+    rows = tuple((Cell(name), Cell(shown(value))) for name, value in campaign.defaults.items())
     console.print()
-    console.print(table)
+    console.print(terminal_table(Table("", ("Parameter (--set)", "Default"), rows)))
 
 
 def _near(path: Path) -> str:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sdeverify.errors import SdeverifyError
-
-MOST_WORKERS = 8
-
+from sdeverify.errors import SdeverifyError, StoreError
+from sdeverify.study.request import MOST_WORKERS
 
 STOPPED = "Stopped. The blocks that are done are kept; the same command goes on from there."
 
@@ -84,20 +81,6 @@ MemoryOption = Annotated[
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the commands that compute have in common, as given."""
-
-    study: str
-    source: Path
-    settings: list[str]
-    device: str | None
-    seed: int | None
-    output: Path | None
-    workers: int | None
-    memory: str | None = None
-
-
 @contextmanager
 def clean(debug: bool = False) -> Iterator[None]:
     """Errors and Ctrl-C as one message on stderr, and an exit status; no traceback."""
@@ -106,7 +89,8 @@ def clean(debug: bool = False) -> Iterator[None]:
     except SdeverifyError as error:
         if debug:
             raise
-        typer.echo(f"Error: {error}", err=True)
+        hint = " (--output names the folder of the results.)" if type(error) is StoreError else ""
+        typer.echo(f"Error: {error}{hint}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo(f"\n{STOPPED}", err=True)

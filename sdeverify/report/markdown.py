@@ -20,7 +20,7 @@ def table(made: Table) -> str:
         f"**{escape(made.caption)}**",
         "",
         _row([escape(head) for head in made.columns]),
-        _row(["---"] + ["---:" if _numeric(made, i) else "---" for i in range(1, _width(made))]),
+        _row(["---:" if i and made.numeric(i) else "---" for i in range(len(made.columns))]),
         *(_row([_cell(cell) for cell in row]) for row in made.rows),
     ]
     if made.note:
@@ -39,12 +39,3 @@ def _cell(cell: Cell) -> str:
     if cell.kind == "verdict":
         return f"{VERDICT_SIGNS.get(cell.text, '')} **{text}**".strip()
     return text
-
-
-def _width(made: Table) -> int:
-    return len(made.columns)
-
-
-def _numeric(made: Table, column: int) -> bool:
-    kinds = {row[column].kind for row in made.rows}
-    return bool(kinds) and kinds <= {"number", "wide", "faint"}

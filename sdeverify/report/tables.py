@@ -29,7 +29,7 @@ class Cell:
     Args:
         text: what it says.
         kind: "" | "number" | "wide" (a number that may break) | "faint" (one that is not resolved)
-            | "verdict".
+            | "verdict" | "met" or "missed" (a number beside the goal that it has).
     """
 
     text: str
@@ -53,6 +53,16 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     folded: bool = False
+
+    def only(self, *columns: int) -> Table:
+        """These columns alone, without the note."""
+        rows = tuple(tuple(row[i] for i in columns) for row in self.rows)
+        return Table(self.caption, tuple(self.columns[i] for i in columns), rows)
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, which stand at its right."""
+        kinds = {row[column].kind for row in self.rows}
+        return bool(kinds) and kinds <= {"number", "wide", "faint", "met", "missed"}
 
 
 def order_table(

@@ -12,7 +12,7 @@ import xarray as xr
 
 from sdeverify.base.versions import versions
 from sdeverify.ensembles.job import Job, Sink, run_job
-from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.errors import InvalidInputError, UnsupportedError, did_you_mean
 from sdeverify.study.study import Study
 
 
@@ -66,8 +66,8 @@ class Campaign:
         unknown = sorted(set(parameters) - set(self.defaults))
         if unknown:
             raise InvalidInputError(
-                f"the study '{self.name}' has no parameter {', '.join(unknown)}; it has "
-                f"{', '.join(self.defaults)}."
+                f"the study '{self.name}' has no parameter {', '.join(unknown)}."
+                f"{did_you_mean(unknown[0], self.defaults)} It has {', '.join(self.defaults)}."
             )
         built = list(self.build(**parameters))
         names = [study.name for study in built]

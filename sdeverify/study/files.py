@@ -1,4 +1,4 @@
-"""Finding study files, reading them, and the parameters that the command line sets."""
+"""Finding study files and reading them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sdeverify.base.devices import check_device
-from sdeverify.errors import InvalidInputError, SdeverifyError
+from sdeverify.errors import InvalidInputError, SdeverifyError, did_you_mean
 
 if TYPE_CHECKING:
     from sdeverify.study.campaign import Campaign
-    from sdeverify.study.study import Study
 
 FILE = "study.py"
 VARIABLE = "STUDY"
@@ -31,58 +28,7 @@ class Found(NamedTuple):
     summary: str
 
 
-@dataclass(frozen=True)
-class Request:
-    """A study with the parameters that it is asked for.
-
-    Args:
-        source: the study file.
-        parameters: of its `build`.
-        seed, device: the parameters of these names, where `build` has them. A study without a
-            parameter `seed` has it added to the seeds of its comparisons.
-    """
-
-    source: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    device: str | None = None
-
-    def build(self) -> Built:
-        """The campaign and its studies.
-
-        Raises:
-            InvalidInputError: the file, or a parameter, is refused.
-            SdeverifyError: the file's own code fails.
-        """
-        campaign = load_campaign(self.source)
-        known = campaign.defaults
-        asked = {"seed": self.seed, "device": self.device}
-        named = {k: v for k, v in asked.items() if v is not None and k in known}
-        twice = [k for k, v in named.items() if self.parameters.get(k, v) != v]
-        if twice:
-            raise InvalidInputError(f"{twice[0]} is given twice, by --{twice[0]} and by --set.")
-        if self.device is not None and "device" not in known:
-            raise InvalidInputError(
-                f"the study '{campaign.name}' has no parameter 'device'; it runs where its file "
-                "says. Give its build(...) the parameter, or leave --device out."
-            )
-        parameters = {k: _like(known.get(k), v) for k, v in {**self.parameters, **named}.items()}
-        check_device(parameters.get("device", known.get("device")))
-        studies = explained(f"{self.source}, building the study", campaign.studies, **parameters)
-        if self.seed is not None and "seed" not in known:
-            studies = [replace(study, seed=study.seed + self.seed) for study in studies]
-        return Built(campaign, studies, parameters)
-
-
-class Built(NamedTuple):
-    """A campaign, its studies, and the parameters that made them."""
-
-    campaign: Campaign
-    studies: list[Study]
-    parameters: dict[str, Any]
-
-
-def find_study(source: str) -> Path:
+def find_study(source: str | Path) -> Path:
     """The study file that a path, a folder or the name of a folder under `studies` stands for.
 
     Raises:
@@ -94,10 +40,10 @@ def find_study(source: str) -> Path:
             return place.resolve()
         if (place / FILE).is_file():
             return (place / FILE).resolve()
-    known = ", ".join(found.name for found in available_studies()) or "none"
+    known = [found.name for found in available_studies()]
     raise InvalidInputError(
-        f"there is no study '{source}'. Name a study file, a folder with a {FILE}, or one of the "
-        f"studies here: {known}."
+        f"there is no study '{source}'.{did_you_mean(Path(source).name, known)} Name a study file, "
+        f"a folder with a {FILE}, or one of the studies here: {', '.join(known) or 'none'}."
     )
 
 
@@ -112,7 +58,7 @@ def available_studies() -> list[Found]:
     return [Found(study_name(file), file, _summary(file)) for file in files]
 
 
-def load_campaign(source: str) -> Campaign:
+def load_campaign(source: str | Path) -> Campaign:
     """Runs a study file and gives its `STUDY`.
 
     Raises:
@@ -151,15 +97,13 @@ def explained(what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
         return call(*args, **kwargs)
     except SdeverifyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        raise SdeverifyError(f"{what}: {type(error).__name__}: {error}{where}") from error
-
-
-def _like(default: Any, value: Any) -> Any:
-    """JSON has no tuples: a list is given back as the default's kind."""
-    return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
+        remedy = ""
+        if isinstance(error, SystemExit):
+            remedy = ". The study ends Python itself: take sys.exit(...) or its like out"
+        raise SdeverifyError(f"{what}: {type(error).__name__}: {error}{remedy}{where}") from error
 
 
 def _roots() -> list[Path]:

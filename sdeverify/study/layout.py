@@ -74,7 +74,7 @@ class JobLayout:
 
     def create(self, place: Path) -> None:
         """Builds the group aside and renames it into place; losing that race is no harm."""
-        with refused(f"{place} could not be made", "Make room or name another --output."):
+        with refused(f"{place} could not be made", "Make room or name another folder."):
             place.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(place.parent).free
             if free < self.nbytes:
@@ -123,7 +123,7 @@ class JobLayout:
         Raises:
             StoreError: it is no group of this layout, or was made with other settings.
         """
-        remedy = f"Use another --output, or remove {place}."
+        remedy = f"Use another folder for the results, or remove {place}."
         try:
             group = zarr.open_group(place, mode="r+", zarr_format=3)
             version = group.attrs.get("sdeverify_store")
@@ -148,7 +148,7 @@ class JobLayout:
         A process that is killed in between leaves the old settings, and the next one starts over.
         """
         last = len(_sizes(stored)) - 1
-        with refused(f"{place} could not be made larger", "Make room or name another --output."):
+        with refused(f"{place} could not be made larger", "Make room or name another folder."):
             if _sizes(stored)[last] != _sizes(self.settings)[last]:
                 _member(group, "done")[last] = 0
             for name, (_, shape) in self.arrays.items():

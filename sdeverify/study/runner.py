@@ -6,24 +6,22 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from json import JSONDecodeError, loads
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import xarray as xr
 
 from sdeverify.base.devices import one_thread
-from sdeverify.ensembles.job import Job, run_job
-from sdeverify.ensembles.memory import parse_memory
+from sdeverify.ensembles.job import Job
 from sdeverify.errors import SdeverifyError
 from sdeverify.study.campaign import assemble
-from sdeverify.study.claims import Claims
-from sdeverify.study.files import Request, find_study
-from sdeverify.study.worker import Prepared, Report, Work, run_tasks
+from sdeverify.study.request import Request
+from sdeverify.study.store import Store
+from sdeverify.study.worker import Computation, Report, run_tasks, worker_command
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -45,99 +43,63 @@ class Progress(Protocol):
         """So many replicas more of an ensemble are done."""
 
 
-class Computed(NamedTuple):
-    """The ensembles of a study, and what they were computed from."""
-
-    prepared: Prepared
-    datasets: dict[str, xr.Dataset]
-
-
-def run_campaign(
-    source: str,
-    parameters: Mapping[str, Any],
-    store_path: str | os.PathLike[str],
-    workers: int = 1,
-    device: str | None = None,
-    seed: int | None = None,
-    progress: Progress | None = None,
-    command: str = "",
-    memory: int | str | None = None,
-) -> xr.DataTree:
+def run_campaign(request: Request, progress: Progress | None = None) -> xr.DataTree:
     """Computes what is missing of a study and gives all its results, which the store keeps too.
 
     The numbers are the same, to the last bit, for every number of workers, and whether the run
     was stopped in between or not.
 
     Args:
-        source: a study file, a folder with a `study.py`, or a name under `studies`.
-        parameters: of the study's `build`.
-        store_path: the store's directory.
-        workers: processes of one thread; 1 computes in this process.
-        device, seed: the study's parameters of these names.
         progress: shows how far the run is.
-        command: what to type to make the results again, for the report.
-        memory: what all workers together may hold beyond libraries and data, as in `sv.solve`.
 
     Raises:
         SdeverifyError: the study, its parameters or the store are refused, or a block fails.
     """
-    request = Request(str(find_study(source)), dict(parameters), seed, device)
-    work = Work(request, os.fspath(store_path), memory=share(memory, workers))
-    computed = compute(work, workers, progress)
-    campaign, studies, used = computed.prepared.built
+    datasets = compute(request, progress)
     with one_thread():
-        tree = assemble(campaign, studies, computed.datasets, used)
-    if command:
-        tree.attrs["command"] = command
-    computed.prepared.store.write_tree(tree)
+        tree = assemble(request.campaign, request.studies, datasets, request.parameters)
+    tree.attrs["command"] = request.command
+    Store(request.folder).write_tree(tree)
     return tree
 
 
-def share(memory: int | str | None, workers: int) -> int | None:
-    """One worker's part of a budget."""
-    return None if memory is None else parse_memory(memory) // workers
-
-
-def compute(work: Work, workers: int, progress: Progress | None = None) -> Computed:
-    """Computes what is missing, with `workers` processes, and gives the ensembles.
+def compute(request: Request, progress: Progress | None = None) -> dict[str, xr.Dataset]:
+    """Computes what is missing, with the request's workers, and gives the ensembles.
 
     Raises:
         SdeverifyError: the study or the store is refused, or a block fails.
     """
     with one_thread():
-        prepared = work.prepare()
-        done = prepared.done()
-        missing = sum(len(job.blocks) - len(done[name]) for name, job in prepared.jobs.items())
-        with _shown(progress, prepared, done):
-            report: Report = (lambda name, n: None) if progress is None else progress.advance
-            if missing and min(workers, missing) > 1:
-                run_workers(work, min(workers, missing), report)
+        computation = Computation.of(request)
+        done = computation.done()
+        missing = sum(len(job.blocks) - len(done[name]) for name, job in computation.jobs.items())
+        workers = min(request.processes, missing)
+        report: Report = (lambda name, n: None) if progress is None else progress.advance
+        with _shown(progress, computation, done):
+            if workers > 1:
+                run_workers(request, workers, report)
             elif missing:
-                claims = Claims(Path(work.store) / "claims.lock")
-                try:
-                    run_tasks(prepared, claims, report)
-                finally:
-                    claims.close()
-            datasets = {n: run_job(job, prepared.sinks[n]) for n, job in prepared.jobs.items()}
-    return Computed(prepared, datasets)
+                with closing(computation.claims()) as claims:
+                    run_tasks(computation, claims, report)
+            return computation.datasets()
 
 
-def run_workers(work: Work, workers: int, report: Report) -> None:
+def run_workers(request: Request, workers: int, report: Report) -> None:
     """Runs the work in `workers` processes, and ends them all when one fails or on Ctrl-C.
 
     Raises:
         SdeverifyError: a worker's failure.
     """
     messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-    logs = Path(work.store) / "logs"
-    logs.mkdir(exist_ok=True)
+    logs = request.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.callback(_tidy, logs)
         running = {}
         for number in range(workers):
             log = stack.enter_context((logs / f"worker-{number}.log").open("wb"))
-            running[number] = _spawn(work, number, workers, log)
-            stack.callback(_end, *_heard(number, running[number], messages))
+            running[number] = _spawn(worker_command(request, number, workers), log)
+            stack.callback(_end, *_listening(number, running[number], messages))
         while running:
             number, message = messages.get()
             if message is None:
@@ -148,10 +110,9 @@ def run_workers(work: Work, workers: int, report: Report) -> None:
                 report(str(message["name"]), int(message["replicas"]))
 
 
-def _spawn(work: Work, number: int, workers: int, log: Any) -> subprocess.Popen[bytes]:
-    arguments = [work.encode(), str(number), str(workers)]
+def _spawn(command: list[str], log: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "sdeverify.study.worker", *arguments],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -159,7 +120,7 @@ def _spawn(work: Work, number: int, workers: int, log: Any) -> subprocess.Popen[
     )
 
 
-def _heard(
+def _listening(
     number: int, process: subprocess.Popen[bytes], messages: queue.Queue[Any]
 ) -> tuple[subprocess.Popen[bytes], threading.Thread]:
     thread = threading.Thread(target=_listen, args=(number, process, messages), daemon=True)
@@ -180,12 +141,12 @@ def _listen(number: int, process: subprocess.Popen[bytes], messages: queue.Queue
 def _check(number: int, status: int, log: Path) -> None:
     if status == 0:
         return
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     how = f"status {status}"
     if status < 0:
         how = f"signal {signal.Signals(-status).name}"
     hint = " The machine may be short of memory: use fewer --workers." if status == -9 else ""
-    last = f" Its last words: {said[-1]}" if said else ""
+    last = f" Its last words: {lines[-1]}" if lines else ""
     raise SdeverifyError(
         f"worker {number} ended with {how}.{hint}{last} The blocks that are done are kept; the "
         f"same command goes on from there. Its log is {log}."
@@ -216,12 +177,12 @@ def _tidy(logs: Path) -> None:
 
 
 def _shown(
-    progress: Progress | None, prepared: Prepared, done: Mapping[str, set[int]]
+    progress: Progress | None, computation: Computation, done: Mapping[str, set[int]]
 ) -> AbstractContextManager[Any]:
     if progress is None:
         return nullcontext()
     replicas = {
         name: sum(block.size for block in job.blocks if block.index in done[name])
-        for name, job in prepared.jobs.items()
+        for name, job in computation.jobs.items()
     }
-    return progress.begin(prepared.jobs, replicas)
+    return progress.begin(computation.jobs, replicas)

@@ -53,7 +53,9 @@ class Store:
         Raises:
             StoreError: it cannot be made or written to.
         """
-        with refused(f"{self.path} cannot be used as a store", "Name another --output."):
+        with refused(
+            f"{self.path} cannot be used as a store", "Name another folder for the results."
+        ):
             self.jobs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
                 probe.write(b"sdeverify")
@@ -76,12 +78,6 @@ class Store:
             self.prepare()
             layout.create(place)
         return StoredJob(place, name, job, layout.open(place, name))
-
-    def progress(self, name: str, job: Job, keep_replicas: bool = False) -> int:
-        """How many of the ensemble's blocks are done; arguments and refusals as `sink`."""
-        if not self._place(name).exists():
-            return 0
-        return len(self.sink(name, job, keep_replicas).done())
 
     def write_tree(self, tree: xr.DataTree) -> Path:
         """Saves assembled results, in the place of earlier ones.
@@ -106,7 +102,7 @@ class Store:
         """
         import xarray as xr
 
-        again = "run `sdeverify measure` with this --output."
+        again = "run the study into this folder."
         if not self.results.exists():
             raise StoreError(f"{self.path} holds no finished results; {again}")
         options: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": None}

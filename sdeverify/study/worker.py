@@ -1,7 +1,7 @@
 """A worker: computes the blocks of a study that no other worker has done or claimed.
 
-`python -m sdeverify.study.worker SPEC` is one worker process. It writes one line of JSON to stdout
-for each block, and ends when its stdin closes, which is when its parent ends, however it ends.
+It writes one line of JSON to stdout for each block, and ends when its stdin closes, which is when
+its parent ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,75 +13,61 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from dataclasses import dataclass
+from typing import IO, Any
+
+import xarray as xr
 
 from sdeverify.base.devices import one_thread
 from sdeverify.base.rng import Block
-from sdeverify.ensembles.job import Job, replica_cost
+from sdeverify.ensembles.job import Job, replica_cost, run_job
 from sdeverify.errors import SdeverifyError
 from sdeverify.study.campaign import campaign_jobs
 from sdeverify.study.claims import Claims
-from sdeverify.study.files import Built, Request, explained
+from sdeverify.study.files import explained
+from sdeverify.study.request import Request
 from sdeverify.study.store import Store, StoredJob
 
 Report = Callable[[str, int], None]
 """Called with an ensemble's name and the replicas of a block that is done."""
 
+_START = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
+    "from sdeverify.study.worker import main; sys.exit(main(sys.argv[1:]))"
+)
+"""A worker imports from where its parent does, whatever files lie in the working folder."""
+
+
+def worker_command(request: Request, number: int, workers: int) -> list[str]:
+    """The command of one worker process: its request, its number and the number of workers."""
+    arguments = ["\n".join(sys.path), request.encode(), str(number), str(workers)]
+    return [sys.executable, "-P", "-c", _START, *arguments]
+
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be computed, and where it goes.
+class Computation:
+    """A study that is ready to be computed: its ensembles, and where their blocks go."""
 
-    Args:
-        request: the study.
-        store: the store's directory.
-        sde_only: leave out the discrete runs and the check of sub-sampling.
-        memory: bytes that one process may hold beyond libraries and data; None for a default.
-    """
+    store: Store
+    jobs: dict[str, Job]
+    sinks: dict[str, StoredJob]
 
-    request: Request
-    store: str
-    sde_only: bool = False
-    memory: int | None = None
-
-    def prepare(self) -> Prepared:
+    @staticmethod
+    def of(request: Request) -> Computation:
         """Builds the study and opens its store.
 
         Raises:
             SdeverifyError: the study or the store is refused.
         """
-        built = self.request.build()
-        where = f"{self.request.source}, preparing the runs"
-        jobs: dict[str, Job] = explained(where, campaign_jobs, built.studies)
-        if self.sde_only:
+        where = f"{request.file}, preparing the runs"
+        jobs: dict[str, Job] = explained(where, campaign_jobs, request.studies)
+        if request.sde_only:
             kept = ("path_", "flow_")
             jobs = {n: job for n, job in jobs.items() if n.rpartition("/")[2].startswith(kept)}
-        jobs = {name: job.within(self.memory) for name, job in jobs.items()}
-        store = Store(self.store)
+        jobs = {name: job.within(request.memory_of_one) for name, job in jobs.items()}
+        store = Store(request.folder)
         store.prepare()
-        sinks = {name: store.sink(name, job) for name, job in jobs.items()}
-        return Prepared(built, store, jobs, sinks)
-
-    def encode(self) -> str:
-        """The work as JSON."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def decode(text: str) -> Work:
-        """The inverse of `encode`."""
-        values = json.loads(text)
-        return Work(**{**values, "request": Request(**values["request"])})
-
-
-class Prepared(NamedTuple):
-    """A study that is ready to be computed."""
-
-    built: Built
-    store: Store
-    jobs: dict[str, Job]
-    sinks: dict[str, StoredJob]
+        return Computation(store, jobs, {name: store.sink(name, job) for name, job in jobs.items()})
 
     def tasks(self) -> list[tuple[str, Block]]:
         """All blocks, the longest first so that no worker is left with a long one at the end."""
@@ -93,20 +79,28 @@ class Prepared(NamedTuple):
         """The blocks of each ensemble that are done and whole."""
         return {name: set(sink.load()) for name, sink in self.sinks.items()}
 
+    def claims(self, number: int = 0, workers: int = 1) -> Claims:
+        """One process's claims on the tasks."""
+        return Claims(self.store.path / "claims.lock", number, workers)
 
-def run_tasks(prepared: Prepared, claims: Claims, report: Report) -> None:
+    def datasets(self) -> dict[str, xr.Dataset]:
+        """The ensembles, whose blocks are done."""
+        return {name: run_job(job, self.sinks[name]) for name, job in self.jobs.items()}
+
+
+def run_tasks(computation: Computation, claims: Claims, report: Report) -> None:
     """Computes and saves what is neither done nor claimed.
 
     Raises:
         SdeverifyError: a block fails; those before it are kept.
     """
-    finished = prepared.done()
-    for index, (name, block) in enumerate(prepared.tasks()):
+    finished = computation.done()
+    for index, (name, block) in enumerate(computation.tasks()):
         if block.index in finished[name]:
             continue
         key = f"{name}/{block.index}"
         with claims.claim(index, key) as mine:
-            job, sink = prepared.jobs[name], prepared.sinks[name]
+            job, sink = computation.jobs[name], computation.sinks[name]
             if not mine or sink.has(block.index):
                 continue
             result = explained(f"{name}, block {block.index}", job.compute, block, False)
@@ -118,7 +112,8 @@ def main(arguments: list[str]) -> int:
     """One worker process: its work, its number and the number of workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    work, number, workers = Work.decode(arguments[0]), int(arguments[1]), int(arguments[2])
+    request = Request.decode(arguments[0])
+    number, workers = int(arguments[1]), int(arguments[2])
     with _channel() as lines:
 
         def tell(**message: Any) -> None:
@@ -127,9 +122,9 @@ def main(arguments: list[str]) -> int:
 
         try:
             with one_thread():
-                prepared = work.prepare()
-                claims = Claims(Path(work.store) / "claims.lock", number, workers)
-                run_tasks(prepared, claims, lambda name, n: tell(name=name, replicas=n))
+                computation = Computation.of(request)
+                claims = computation.claims(number, workers)
+                run_tasks(computation, claims, lambda name, n: tell(name=name, replicas=n))
         except SdeverifyError as error:
             tell(error=str(error))
             return 1
@@ -148,7 +143,3 @@ def _end_with_parent() -> None:
     while os.read(0, 4096):
         pass
     os._exit(3)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

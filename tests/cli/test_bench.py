@@ -16,6 +16,7 @@ from sdeverify.benchmarks.nets import CNN, MLP, TRANSFORMER, on_digits, residual
 from sdeverify.benchmarks.sections import Row, measure, sections
 from sdeverify.cli.app import app
 from sdeverify.cli.bench import table
+from sdeverify.cli.tables import terminal_table
 
 SHORT = Effort(rounds=1, seconds=0.0, quick=True)
 
@@ -140,5 +141,5 @@ def test_progress_is_told_of_every_row() -> None:
     assert measured.rows == (Row(("a",), (1.0,)), Row(("b",), (1.0,)))
     assert told == ["t: a", "t: b"]
     console = Console(file=io.StringIO(), width=80)
-    console.print(table(section, measured.rows))
+    console.print(terminal_table(table(section, measured.rows)))
     assert "Unit: u." in console.file.getvalue()  # type: ignore[attr-defined]

@@ -20,12 +20,13 @@ from typer.testing import CliRunner, Result
 
 from sdeverify.cli.app import app
 from sdeverify.cli.options import clean
-from sdeverify.cli.settings import parse_settings
 from sdeverify.errors import InvalidInputError, SdeverifyError
-from sdeverify.study.files import Request, find_study
-from sdeverify.study.runner import run_campaign, run_workers, share
+from sdeverify.study.files import find_study
+from sdeverify.study.request import Request
+from sdeverify.study.runner import run_campaign, run_workers
+from sdeverify.study.settings import parse_settings
 from sdeverify.study.store import Store
-from sdeverify.study.worker import Work
+from sdeverify.study.worker import Computation, worker_command
 
 TOY = '''"""A parabola with four samples.
 
@@ -93,7 +94,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> xr.DataTree:
     """The results, computed without a stop in one process."""
-    return run_campaign(str(study), {"replicas": 1024}, tmp_path_factory.mktemp("reference"))
+    return run_campaign(request(study, tmp_path_factory.mktemp("reference"), "replicas=1024"))
+
+
+def request(study: Path, output: Path, *settings: str, workers: int = 1, **options: Any) -> Request:
+    return Request(str(study), settings, output=str(output), workers=workers, **options)
 
 
 def sdeverify(*words: object) -> Result:
@@ -155,7 +160,7 @@ def test_a_run_killed_half_way_goes_on_to_the_same_results_without_the_finished_
         process.communicate()
     wait_until(lambda: group_has_ended(process.pid))
     before = markers(tmp_path)
-    results = run_campaign(str(study), {"replicas": 1024}, tmp_path, workers=2)
+    results = run_campaign(request(study, tmp_path, "replicas=1024", workers=2))
     after = markers(tmp_path)
     assert 3 <= len(before) < len(after)
     assert before == {file: after[file] for file in before}
@@ -174,11 +179,8 @@ def test_control_c_ends_the_workers_and_says_how_to_go_on(study: Path, tmp_path:
 
 
 def test_a_worker_ends_when_its_parent_does(study: Path, tmp_path: Path) -> None:
-    work = Work(Request(str(study), {"pause": 60.0}), str(tmp_path))
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "sdeverify.study.worker", work.encode(), "0", "1"],
-        stdin=subprocess.PIPE,
-    )
+    asked = request(study, tmp_path, "pause=60")
+    worker = subprocess.Popen(worker_command(asked, 0, 1), stdin=subprocess.PIPE)
     wait_until(lambda: (tmp_path / "claims.lock").exists())
     assert worker.poll() is None
     assert worker.stdin is not None
@@ -201,7 +203,7 @@ def test_the_failure_of_a_worker_is_told_in_one_line(
     study: Path, tmp_path: Path, fails: str, said: str
 ) -> None:
     with pytest.raises(SdeverifyError, match=said) as failure:
-        run_workers(Work(Request(str(study), {"fails": fails}), str(tmp_path)), 1, unheard)
+        run_workers(request(study, tmp_path, f"fails={fails}"), 1, unheard)
     assert "Traceback" not in str(failure.value)
 
 
@@ -275,7 +277,8 @@ def test_other_settings_in_the_same_output_are_refused(study: Path, tmp_path: Pa
     assert shown.exit_code == 1
     assert "with other settings" in shown.stderr
     assert "0.1 there, 0.2 now" in shown.stderr
-    assert "Use another --output" in shown.stderr
+    assert "Use another folder for the results" in shown.stderr
+    assert "--output" in shown.stderr
 
 
 def test_more_replicas_add_to_those_that_are_stored(
@@ -398,22 +401,22 @@ def test_a_file_that_is_no_study_is_refused_with_the_reason(
     file = tmp_path / "own.py"
     file.write_text(text)
     with pytest.raises(SdeverifyError, match=said):
-        Request(str(file)).build()
+        _ = Request(str(file)).studies
 
 
 def test_a_failing_study_says_where(study: Path) -> None:
     with pytest.raises(SdeverifyError, match=r"building the study: KeyError.*study.py, line \d+"):
-        Request(str(study), {"fails": "at once"}).build()
+        _ = Request(str(study), ("fails=at once",)).studies
 
 
 def test_a_device_that_is_not_there_is_refused(study: Path) -> None:
     with pytest.raises(InvalidInputError, match="the device 'nowhere' cannot be used"):
-        Request(str(study), device="nowhere").build()
+        _ = Request(str(study), device="nowhere").studies
 
 
 def test_seed_and_set_must_agree(study: Path) -> None:
     with pytest.raises(InvalidInputError, match="seed is given twice"):
-        Request(str(study), {"seed": 1}, seed=2).build()
+        _ = Request(str(study), ("seed=1",), seed=2).studies
 
 
 def test_a_study_without_these_parameters_takes_the_seed_and_refuses_a_device(
@@ -421,34 +424,89 @@ def test_a_study_without_these_parameters_takes_the_seed_and_refuses_a_device(
 ) -> None:
     file = tmp_path / "plain.py"
     file.write_text(TOY + "\nSTUDY = STUDY.studies(seed=5)[0]\n")
-    assert [s.seed for s in Request(str(file), seed=2).build().studies] == [7]
+    assert [s.seed for s in Request(str(file), seed=2).studies] == [7]
     with pytest.raises(InvalidInputError, match="has no parameter 'device'"):
-        Request(str(file), device="cpu").build()
+        _ = Request(str(file), device="cpu").studies
 
 
-def test_a_work_order_survives_the_way_to_a_worker(study: Path) -> None:
-    work = Work(Request(str(study), {"levels": (1, 2.0), "replicas": 8}, seed=2), "/store", True)
-    received = Work.decode(work.encode())
-    assert received.store == "/store"
+def test_a_request_survives_the_way_to_a_worker(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study.parent.parent.parent)
+    asked = Request("toy", ("levels=1,2.0", "replicas=8"), seed=2, output="out", sde_only=True)
+    text = asked.encode()
+    monkeypatch.chdir(tmp_path)
+    received = Request.decode(text)
+    assert received.folder == study.parent.parent.parent / "out"
     assert received.sde_only
-    assert received.request.seed == 2
-    assert received.request.build().parameters == {"levels": (1, 2.0), "replicas": 8, "seed": 2}
+    assert received.parameters == {"levels": (1.0, 2.0), "replicas": 8, "seed": 2}
+    assert [s.seed for s in received.studies] == [2]
 
 
 def test_a_memory_budget_is_shared_by_the_workers_and_refused_where_it_is_too_small(
     study: Path, tmp_path: Path
 ) -> None:
-    work = Work(Request(str(study)), str(tmp_path / "kept"), memory=share("1GB", 2))
-    assert {job.memory for job in work.prepare().jobs.values()} == {1 << 29}
-    assert Work.decode(work.encode()).memory == 1 << 29
-    shown = sdeverify("measure", study, "--memory", "1MB", "--output", tmp_path / "out")
+    asked = request(study, tmp_path / "kept", workers=2, memory="1GB")
+    assert {job.memory for job in Computation.of(asked).jobs.values()} == {1 << 29}
+    assert Request.decode(asked.encode()).memory_of_one == 1 << 29
+    for memory, wanted in (("1MB", "bytes are too few here: at least"), ("1", "for 2 workers")):
+        words = ("--memory", memory, "--workers", 2, "--output", tmp_path / "out")
+        shown = sdeverify("measure", study, *words)
+        assert shown.exit_code == 1
+        assert wanted in shown.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_study_file_is_executed_once_by_a_command(study: Path, tmp_path: Path) -> None:
+    file, log = tmp_path / "counted.py", tmp_path / "log"
+    file.write_text(TOY + f"\nwith open({str(log)!r}, 'a') as log:\n    log.write('executed ')\n")
+    shown = sdeverify("measure", file, "--output", tmp_path / "out", "--workers", 1)
+    assert shown.exit_code == 0, shown.output
+    assert log.read_text() == "executed "
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (TOY.replace("import torch", "import torch, sys; sys.exit(0)"), "reading"),
+        (TOY.replace("problem = ", "exit(0); problem = "), "building the study"),
+        (TOY.replace("time.sleep(pause)", "raise SystemExit"), "block 0"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_study_that_ends_python_is_a_failure(
+    tmp_path: Path, text: str, place: str, workers: int
+) -> None:
+    file = tmp_path / "ending.py"
+    file.write_text(text)
+    shown = sdeverify("measure", file, "--output", tmp_path / "out", "--workers", workers)
     assert shown.exit_code == 1
-    assert "bytes are too few here: at least" in shown.stderr
-    assert not (tmp_path / "out").exists()
+    assert place in shown.stderr
+    assert "The study ends Python itself" in shown.stderr
+
+
+def test_workers_import_from_where_their_parent_does(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    settings = ("--set", "levels=1,2", "--output", tmp_path / "out", "--workers", 2)
+    shown = sdeverify("measure", study, *settings)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_a_name_that_is_nearly_right_is_guessed(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study.parent.parent.parent)
+    assert "Did you mean 'toy'?" in sdeverify("measure", "toi").stderr
+    assert "Did you mean 'replicas'?" in sdeverify("measure", "toy", "--set", "replica=3").stderr
+    with pytest.raises(InvalidInputError, match="Did you mean 'rate'"):
+        Request("toy").campaign.studies(rates=0.1)
 
 
 def test_a_memory_budget_does_not_change_what_is_measured(
     study: Path, reference: xr.DataTree, tmp_path: Path
 ) -> None:
-    results = run_campaign(str(study), {"replicas": 1024}, tmp_path, memory="200MB")
+    results = run_campaign(request(study, tmp_path, "replicas=1024", memory="200MB"))
     assert tree_without_parameters(results).identical(tree_without_parameters(reference))

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, did_you_mean
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -28,7 +28,8 @@ def parse_settings(defaults: Mapping[str, Any], settings: Iterable[str]) -> dict
         if name not in defaults:
             known = "\n".join(f"  {key}={shown(value)}" for key, value in defaults.items())
             raise InvalidInputError(
-                f"there is no parameter '{name}'; the parameters and their defaults are\n{known}"
+                f"there is no parameter '{name}'.{did_you_mean(name, defaults)} The parameters and "
+                f"their defaults are\n{known}"
             )
         if name in values:
             raise InvalidInputError(f"'{name}' is set twice.")
