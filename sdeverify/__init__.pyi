@@ -85,6 +85,7 @@ from sdeverify.optimizers import (
 from sdeverify.optimizers import (
     SGDMomentum as SGDMomentum,
 )
+from sdeverify.optimizers.derive import derive as derive
 from sdeverify.optimizers.from_torch import (
     optimizer_from_torch as optimizer_from_torch,
 )
@@ -128,9 +129,6 @@ from sdeverify.sdes import (
 )
 from sdeverify.sdes import (
     GradientSDE as GradientSDE,
-)
-from sdeverify.sdes import (
-    derive as derive,
 )
 from sdeverify.study.campaign import Campaign as Campaign
 from sdeverify.study.campaign import run as run

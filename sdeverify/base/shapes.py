@@ -44,6 +44,9 @@ SampleLosses: TypeAlias = Float[Tensor, "replica n"]
 SampleGradients: TypeAlias = Float[Tensor, "replica n param"]
 """The gradient of each of them."""
 
+PerParameter: TypeAlias = float | Tensor
+"""A hyperparameter or constant: one number, or one for each parameter, of shape `(param,)`."""
+
 __all__ = [
     "Bool",
     "Float",
@@ -52,6 +55,7 @@ __all__ = [
     "Normals",
     "Packed",
     "Parameters",
+    "PerParameter",
     "SampleGradients",
     "SampleLosses",
     "Tensor",

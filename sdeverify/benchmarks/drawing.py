@@ -21,8 +21,9 @@ from sdeverify.ensembles.steppers.torchsde import integrate_with_torchsde
 from sdeverify.noise import GaussianNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD
+from sdeverify.optimizers.derive import derive
 from sdeverify.problems.library import AnalyticProblem
-from sdeverify.sdes import GradientSDE, derive
+from sdeverify.sdes import GradientSDE
 
 REPLICAS = 10_000
 DIMENSIONS = 8

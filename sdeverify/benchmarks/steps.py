@@ -19,8 +19,8 @@ from sdeverify.errors import UnsupportedError
 from sdeverify.noise import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer
+from sdeverify.optimizers.derive import derive
 from sdeverify.problems.module import ModuleProblem
-from sdeverify.sdes import derive
 
 SAMPLES = 1797
 LOOPED = 4

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sdeverify.base.shapes import PerParameter
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.minibatch import whole_batch
 from sdeverify.optimizers.adam import Adam
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter
+from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.scaling.rules import BatchRule, rule_for

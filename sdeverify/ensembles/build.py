@@ -109,7 +109,7 @@ def path_job(
     attrs = {
         **_provenance(sde.oracle, point, seed, size, block_size),
         "name": sde.description.name,
-        "model": type(sde).__name__,
+        "model": sde.model,
         "time_per_step": sde.time_per_level1_step,
         "time_per_level1_step": sde.time_per_level1_step,
         "refinement": 1.0,

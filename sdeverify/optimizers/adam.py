@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import (
@@ -12,7 +12,8 @@ from sdeverify.optimizers.adaptive import (
     bias_correction,
     noise_variance,
 )
-from sdeverify.optimizers.optimizer import PerParameter, in_range, only
+from sdeverify.optimizers.optimizer import in_range, only
+from sdeverify.sdes.adam import AdamSDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,20 @@ class Adam(Adaptive):
         else:
             theta = y["theta"].addcdiv_(m, divisor, value=-scale)
         return {"theta": theta, "m": m, "v": v}
+
+    def sde(self, oracle: GradientOracle, keep_signal: bool = False) -> AdamSDE:
+        return AdamSDE(
+            oracle,
+            self.time_per_level1_step,
+            oracle.scale * self.learning_rate,
+            self.epsilon0,
+            self.relaxation(self.beta2),
+            self.weight_decay,
+            self.signal(oracle, keep_signal),
+            self.relaxation(self.beta1),
+            self.decay0,
+            learning_rate_ratio=self.learning_rate_ratio,
+        )
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         u = y["v"] / noise_variance(oracle, self.name)

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import torch
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter, in_range, zeros_beside
+from sdeverify.optimizers.optimizer import Optimizer, in_range, zeros_beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,11 @@ class Adaptive(Optimizer, ABC):
     def relaxation(self, beta: PerParameter) -> PerParameter:
         """c = (1 - beta)/eta^2, held fixed along the ladder."""
         return (1 - beta) / self.learning_rate**2
+
+    def signal(self, oracle: GradientOracle, keep: bool) -> float:
+        """The weight 1/sigma^2 of (grad f)^2 in du, 0 where it is dropped."""
+        variance = noise_variance(oracle, self.name)
+        return 1 / variance if keep else 0.0
 
     def at_ballistic_rate(self, learning_rate: float) -> Adaptive:
         """Another learning rate with (1 - beta)/eta of each beta held fixed, and epsilon too.

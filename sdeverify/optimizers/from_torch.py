@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from sdeverify.base.shapes import PerParameter
 from sdeverify.errors import UnsupportedError
 from sdeverify.optimizers.adam import Adam
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter
+from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.optimizers.torch_groups import (

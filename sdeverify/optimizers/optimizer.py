@@ -6,16 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sdeverify.base.arguments import number
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
-
-PerParameter = float | Tensor
-"""A hyperparameter: one number, or one for each parameter, of shape `(param,)`."""
+from sdeverify.sdes.sde import GradientSDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +52,11 @@ class Optimizer(ABC):
         """SDE time in one of the optimizer's own steps."""
 
     @property
+    def time_per_level1_step(self) -> float:
+        """SDE time in one level-1 step."""
+        return self.time_per_step * self.refinement
+
+    @property
     @abstractmethod
     def hyperparameters(self) -> dict[str, PerParameter]:
         """All hyperparameters by torch's names."""
@@ -83,6 +86,17 @@ class Optimizer(ABC):
     @abstractmethod
     def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
         """The inverse of `to_sde`."""
+
+    def sde(self, oracle: GradientOracle, *args: Any, **options: Any) -> GradientSDE:
+        """Its first-order SDE with the constants of this run.
+
+        Raises:
+            UnsupportedError: there is none for this optimizer or this oracle.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} names no SDE. Give it a method sde(oracle), or pass "
+            "sde=function, where function(optimizer, oracle) is the GradientSDE."
+        )
 
     @abstractmethod
     def at_level(self, level: float) -> tuple[Optimizer, float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import Adaptive, descend, noise_variance, running_square
-from sdeverify.optimizers.optimizer import PerParameter, in_range, only
+from sdeverify.optimizers.optimizer import in_range, only
+from sdeverify.sdes.rmsprop import RMSpropSDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,18 @@ class RMSprop(Adaptive):
         v = running_square(y["v"], g, self.beta)
         root = (y["v"] if self.old_v else v).sqrt().add_(self.epsilon)
         return {"theta": descend(y["theta"], g, root, self.rate(k)), "v": v}
+
+    def sde(self, oracle: GradientOracle, keep_signal: bool = False) -> RMSpropSDE:
+        return RMSpropSDE(
+            oracle,
+            self.time_per_level1_step,
+            oracle.scale * self.learning_rate,
+            self.epsilon0,
+            self.relaxation(self.beta),
+            self.weight_decay,
+            self.signal(oracle, keep_signal),
+            learning_rate_ratio=self.learning_rate_ratio,
+        )
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         return State(

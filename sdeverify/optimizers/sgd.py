@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter, in_range, only, zeros_beside
+from sdeverify.optimizers.optimizer import Optimizer, in_range, only, zeros_beside
+from sdeverify.sdes.sgd import SGDFirstOrder
+from sdeverify.sdes.sgd_momentum import SGDMomentumSDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,15 @@ class SGD(_GradientDescent):
 
     def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         return {"theta": descend(y["theta"], self.regularised(y, gradient), self.rate(k))}
+
+    def sde(self, oracle: GradientOracle) -> SGDFirstOrder:
+        return SGDFirstOrder(
+            oracle,
+            self.time_per_level1_step,
+            self.learning_rate * oracle.scale**2,
+            self.weight_decay,
+            learning_rate_ratio=self.learning_rate_ratio,
+        )
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         return State(k / self.refinement, theta=y["theta"])
@@ -132,6 +143,16 @@ class SGDMomentum(_GradientDescent):
         buffer = self.momentum * y["momentum_buffer"] + fresh * g
         update = g + self.momentum * buffer if self.nesterov else buffer
         return {"theta": descend(y["theta"], update, self.rate(k)), "momentum_buffer": buffer}
+
+    def sde(self, oracle: GradientOracle) -> SGDMomentumSDE:
+        return SGDMomentumSDE(
+            oracle,
+            self.time_per_level1_step,
+            self.time_per_step * oracle.scale**2,
+            self.friction,
+            self.weight_decay,
+            learning_rate_ratio=self.learning_rate_ratio,
+        )
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         factor = -self.time_per_step / (1 - self.dampening)

@@ -9,9 +9,8 @@ from typing import Any, cast
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from sdeverify.base.shapes import Int, Tensor
+from sdeverify.base.shapes import Int, PerParameter, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.problems.problem import Problem
 
 Schedule = Callable[[float], float]

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import torch
 
-from sdeverify.base.shapes import Tensor
+from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.adaptive import Adaptive
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter
+from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 
 

@@ -10,12 +10,12 @@ from typing import Any, TypeVar, cast
 import torch
 
 from sdeverify.base.arguments import number
-from sdeverify.base.shapes import Tensor
+from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter
+from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.scaling.rules import BatchRule, Change, rule_for

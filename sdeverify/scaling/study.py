@@ -20,6 +20,7 @@ from sdeverify.ensembles.job import Job
 from sdeverify.ensembles.observables import Observable
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.scaling.equilibrium import Constants, balance
 from sdeverify.scaling.experiment import RUN, BatchRuns, Yard, batch_runs, checked_yard, job_name
@@ -27,7 +28,6 @@ from sdeverify.scaling.judging import Yardstick, finite
 from sdeverify.scaling.rules import BatchRule
 from sdeverify.scaling.scale import scale, scale_batch
 from sdeverify.scaling.validity import close_bounds, decay_of, validity
-from sdeverify.sdes import derive
 
 SDE = "sde"
 LEAST_BLOCKS = 4

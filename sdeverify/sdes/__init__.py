@@ -1,23 +1,21 @@
 """The SDEs of optimizers, as torchsde models: one file, one equation."""
 
-from sdeverify.sdes.adam import Adam
-from sdeverify.sdes.derive import derive
+from sdeverify.sdes.adam import AdamSDE
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.flow import GradientFlow
-from sdeverify.sdes.rmsprop import RMSprop
+from sdeverify.sdes.rmsprop import RMSpropSDE
 from sdeverify.sdes.sde import SDE, GradientSDE
 from sdeverify.sdes.sgd import SGDFirstOrder, SGDSecondOrder
-from sdeverify.sdes.sgd_momentum import SGDMomentum
+from sdeverify.sdes.sgd_momentum import SGDMomentumSDE
 
 __all__ = [
     "SDE",
-    "Adam",
+    "AdamSDE",
     "Description",
     "GradientFlow",
     "GradientSDE",
-    "RMSprop",
+    "RMSpropSDE",
     "SGDFirstOrder",
-    "SGDMomentum",
+    "SGDMomentumSDE",
     "SGDSecondOrder",
-    "derive",
 ]

@@ -5,24 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
 from sdeverify.errors import InvalidInputError
-from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.adam import Adam as DiscreteAdam
-from sdeverify.optimizers.adaptive import noise_variance
-from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.sdes.adaptive import AdaptiveSDE
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
-from sdeverify.sdes.sde import requires
 
 
 @dataclass(frozen=True)
-class Adam(AdaptiveSDE):
+class AdamSDE(AdaptiveSDE):
     """d theta = -(sqrt(gamma_2)/gamma_1) P^(-1) m dt - lambda_0 theta dt, from t > 0.
 
         dm = c1 (grad f - m) dt + sigma_0 c1 Sigma^(1/2) dW,    du = c2 (diag Sigma - u) dt
@@ -41,22 +35,9 @@ class Adam(AdaptiveSDE):
 
     components = ("theta", "m", "u")
 
-    @classmethod
-    def of(cls, optimizer: Any, oracle: GradientOracle, keep_signal: bool = False) -> Adam:
-        requires(optimizer, DiscreteAdam, cls)
-        variance = noise_variance(oracle, optimizer.name)
-        return cls(
-            oracle,
-            optimizer.time_per_step * optimizer.refinement,
-            oracle.scale * optimizer.learning_rate,
-            optimizer.epsilon0,
-            optimizer.relaxation(optimizer.beta2),
-            optimizer.weight_decay,
-            1 / variance if keep_signal else 0.0,
-            optimizer.relaxation(optimizer.beta1),
-            optimizer.decay0,
-            learning_rate_ratio=optimizer.learning_rate_ratio,
-        )
+    @property
+    def model(self) -> str:
+        return "Adam"
 
     @property
     def constants(self) -> Mapping[str, PerParameter]:

@@ -6,9 +6,8 @@ from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdeverify.base.shapes import Tensor
+from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import Components
-from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.sdes.description import number
 from sdeverify.sdes.sde import GradientSDE
 

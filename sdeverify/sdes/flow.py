@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.sdes.derive import default_sde
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
 
@@ -29,7 +27,7 @@ class GradientFlow(GradientSDE):
 
     @classmethod
     def of(cls, optimizer: Any, oracle: GradientOracle, **options: Any) -> GradientFlow:
-        return cls.without_noise(default_sde(optimizer).of(optimizer, oracle, **options))
+        return cls.without_noise(optimizer.sde(oracle, **options))
 
     @classmethod
     def without_noise(cls, sde: GradientSDE) -> GradientFlow:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
-from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.adaptive import noise_variance
-from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.optimizers.rmsprop import RMSprop as DiscreteRMSprop
 from sdeverify.sdes.adaptive import AdaptiveSDE
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text
-from sdeverify.sdes.sde import requires
 
 
 @dataclass(frozen=True)
-class RMSprop(AdaptiveSDE):
+class RMSpropSDE(AdaptiveSDE):
     """d theta = -P^(-1) (grad f dt + sigma_0 Sigma^(1/2) dW), du = c2 (diag Sigma - u) dt.
 
     P = sigma_0 sqrt(u) + epsilon_0, u = v/sigma^2, clock t = k eta^2. Weak order 1 in eta^2 along
@@ -28,20 +22,9 @@ class RMSprop(AdaptiveSDE):
 
     components = ("theta", "u")
 
-    @classmethod
-    def of(cls, optimizer: Any, oracle: GradientOracle, keep_signal: bool = False) -> RMSprop:
-        requires(optimizer, DiscreteRMSprop, cls)
-        variance = noise_variance(oracle, optimizer.name)
-        return cls(
-            oracle,
-            optimizer.time_per_step * optimizer.refinement,
-            oracle.scale * optimizer.learning_rate,
-            optimizer.epsilon0,
-            optimizer.relaxation(optimizer.beta),
-            optimizer.weight_decay,
-            1 / variance if keep_signal else 0.0,
-            learning_rate_ratio=optimizer.learning_rate_ratio,
-        )
+    @property
+    def model(self) -> str:
+        return "RMSprop"
 
     @property
     def constants(self) -> Mapping[str, PerParameter]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 
-from sdeverify.base.shapes import Normals, Packed, Parameters, Tensor
+from sdeverify.base.shapes import Normals, Packed, Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time, pack, unpack
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.covariance import GradientValues
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import PerParameter
 from sdeverify.sdes.description import Description
 
 
@@ -46,6 +45,11 @@ class SDE(ABC):
     @abstractmethod
     def noise_dim(self) -> int:
         """The number of Brownian motions."""
+
+    @property
+    def model(self) -> str:
+        """The equation's name in stores."""
+        return type(self).__name__
 
     @property
     @abstractmethod
@@ -130,13 +134,21 @@ class GradientSDE(SDE):
         """The change of the state under a gradient increment, linear in it."""
 
     @classmethod
-    @abstractmethod
-    def of(cls, optimizer: Any, oracle: GradientOracle) -> GradientSDE:
-        """The SDE of a discrete optimizer with this oracle.
+    def of(cls, optimizer: Any, oracle: GradientOracle, *args: Any, **options: Any) -> GradientSDE:
+        """The SDE of a discrete optimizer with this oracle: by default the optimizer's own.
+
+        A class derived from that of the optimizer's own takes its constants over.
 
         Raises:
             UnsupportedError: this SDE does not belong to that optimizer.
         """
+        own: GradientSDE = optimizer.sde(oracle, *args, **options)
+        if not issubclass(cls, type(own)):
+            raise UnsupportedError(
+                f"{cls.__name__} is no SDE of {type(optimizer).__name__}, whose own is "
+                f"{type(own).__name__}. Leave out sde= to get that one."
+            )
+        return cls(**{constant.name: getattr(own, constant.name) for constant in fields(own)})
 
     @property
     @abstractmethod
@@ -212,12 +224,3 @@ def same_sde(a: GradientSDE, b: GradientSDE) -> bool:
         np.allclose(np.asarray(x, dtype=float), np.asarray(y, dtype=float), rtol=1e-9, atol=0)
         for x, y in pairs
     )
-
-
-def requires(optimizer: Any, kind: type, sde: type) -> None:
-    """Refuses to derive an SDE from the wrong optimizer."""
-    if not isinstance(optimizer, kind):
-        raise UnsupportedError(
-            f"{sde.__name__} is an SDE of {kind.__name__}; got {type(optimizer).__name__}. "
-            "Leave out sde= to get the SDE that belongs to the optimizer."
-        )

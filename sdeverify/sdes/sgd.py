@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.optimizers.sgd import SGD
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
-from sdeverify.sdes.sde import GradientSDE, requires
+from sdeverify.sdes.sde import GradientSDE
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,6 @@ class SGDFirstOrder(GradientSDE):
     weight_decay: PerParameter = 0.0
 
     components = ("theta",)
-
-    @classmethod
-    def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDFirstOrder:
-        requires(optimizer, SGD, cls)
-        return cls(
-            oracle,
-            optimizer.time_per_step * optimizer.refinement,
-            optimizer.learning_rate * oracle.scale**2,
-            optimizer.weight_decay,
-            learning_rate_ratio=optimizer.learning_rate_ratio,
-        )
 
     @property
     def intensity(self) -> float:
@@ -109,18 +96,16 @@ class SGDSecondOrder(GradientSDE):
 
     @classmethod
     def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDSecondOrder:
-        requires(optimizer, SGD, cls)
-        decay = optimizer.weight_decay
-        if isinstance(decay, Tensor) or decay != 0 or optimizer.learning_rate_ratio is not None:
+        first = SGDFirstOrder.of(optimizer, oracle)
+        decay = first.constants["weight_decay"]
+        if isinstance(decay, Tensor) or decay != 0 or first.learning_rate_ratio is not None:
             raise UnsupportedError(
                 "the second-order SDE of SGD is offered for one constant learning rate without "
                 "weight decay; got a schedule, param groups or weight decay. Put the decay into "
                 "the loss, or use SGDFirstOrder."
             )
         eta = optimizer.learning_rate
-        return cls(
-            oracle, optimizer.time_per_step * optimizer.refinement, eta * oracle.scale**2, eta
-        )
+        return cls(oracle, first.time_per_level1_step, eta * oracle.scale**2, eta)
 
     @property
     def intensity(self) -> float:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
-from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import PerParameter
-from sdeverify.optimizers.sgd import SGDMomentum as DiscreteMomentum
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
-from sdeverify.sdes.sde import GradientSDE, requires
+from sdeverify.sdes.sde import GradientSDE
 
 
 @dataclass(frozen=True)
-class SGDMomentum(GradientSDE):
+class SGDMomentumSDE(GradientSDE):
     """dp = -(gamma p + grad f + lambda theta) dt + sqrt(h) sigma Sigma^(1/2) dW, d theta = p dt.
 
     Clock t = k h, h = sqrt(eta (1 - d)), gamma = (1 - mu)/h, p = -h b/(1 - d). Nesterov's variant
@@ -35,18 +31,9 @@ class SGDMomentum(GradientSDE):
 
     components = ("theta", "p")
 
-    @classmethod
-    def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDMomentum:
-        requires(optimizer, DiscreteMomentum, cls)
-        h = optimizer.time_per_step
-        return cls(
-            oracle,
-            h * optimizer.refinement,
-            h * oracle.scale**2,
-            optimizer.friction,
-            optimizer.weight_decay,
-            learning_rate_ratio=optimizer.learning_rate_ratio,
-        )
+    @property
+    def model(self) -> str:
+        return "SGDMomentum"
 
     @property
     def intensity(self) -> float:

@@ -19,9 +19,10 @@ from sdeverify.exact.spectral.domain import Axis, Moving, Periodic, Positive
 from sdeverify.exact.spectral.refinement import accuracy_to_resolve, better
 from sdeverify.exact.spectral.spectral import exact_continuous, exact_difference, exact_discrete
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.ladders import BallisticRates, Ladder, LearningRates, Rung
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study.campaign import Campaign, as_campaign, rooted, weak_error_studies
 from sdeverify.study.study import Study, along_ladder, claimed_order
 

@@ -19,9 +19,9 @@ from sdeverify.ensembles.job import Job, run_job
 from sdeverify.ensembles.observables import Observable
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import Derivation, derive
 from sdeverify.optimizers.ladders import svag
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.sdes.derive import derive
 from sdeverify.sdes.sde import GradientSDE, same_sde
 
 OPTIMIZER, SURROGATE, EQUATION = "optimizer", "Gaussian surrogate", "SDE"
@@ -42,7 +42,7 @@ def four_views(
     path_replicas: int | None = None,
     substeps: Sequence[int] | None = None,
     subsample: int | None = None,
-    sde: type[GradientSDE] | None = None,
+    sde: type[GradientSDE] | Derivation | None = None,
     sde_options: Mapping[str, Any] | None = None,
     confidence: float = 0.95,
     seed: int = 0,

@@ -19,9 +19,10 @@ from sdeverify.ensembles.job import Job
 from sdeverify.ensembles.observables import Observable
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import noise_statistics
+from sdeverify.optimizers.derive import Derivation, derive
 from sdeverify.optimizers.ladders import Ladder, Rung
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.sdes.sde import same_sde
 
 
@@ -37,7 +38,7 @@ class Study:
         steps: level-1 steps from the start: how many, or which to record.
         observables: the test functions.
         ladder: `SvagLevels`, `LearningRates` or `BallisticRates`.
-        sde: another SDE class than the optimizer's own; `sde_options` go to `derive`.
+        sde: another SDE than the optimizer's own, as in `derive`; `sde_options` go there too.
         replicas: discrete replicas at each rung.
         path_replicas: replicas of the SDE; None for as many.
         substeps: Euler-Maruyama steps in one level-1 step, on one Brownian path.
@@ -56,7 +57,7 @@ class Study:
     steps: int | Sequence[float]
     observables: Sequence[Observable]
     ladder: Ladder
-    sde: type[GradientSDE] | None = None
+    sde: type[GradientSDE] | Derivation | None = None
     sde_options: Mapping[str, Any] = field(default_factory=dict)
     replicas: int = 1024
     path_replicas: int | None = None

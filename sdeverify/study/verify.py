@@ -23,10 +23,11 @@ from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.minibatch import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.start import start_from_torch
 from sdeverify.problems.module import ModuleProblem, problem_from_module
-from sdeverify.sdes import GradientFlow, GradientSDE, derive
+from sdeverify.sdes import GradientFlow, GradientSDE
 
 SMALL_SIGNAL = 0.1
 """Below this share of the noise trace, the squared gradient counts as dominated."""

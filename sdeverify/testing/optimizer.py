@@ -11,9 +11,10 @@ import torch
 from sdeverify.base.state import State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import Derivation, derive
 from sdeverify.optimizers.ladders import svag
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.sdes import GradientSDE, derive
+from sdeverify.sdes import GradientSDE
 from sdeverify.testing.require import require, same, states_of, toy_oracle
 
 LEVEL = 3.0
@@ -22,7 +23,7 @@ LEVEL = 3.0
 def check_optimizer(
     optimizer: Optimizer,
     oracle: GradientOracle | None = None,
-    sde: type[GradientSDE] | None = None,
+    sde: type[GradientSDE] | Derivation | None = None,
 ) -> None:
     """Raises where an optimizer is not the pure update rule that ladders and SDEs suppose.
 
@@ -32,7 +33,7 @@ def check_optimizer(
 
     Args:
         oracle: by default mini-batches of two of four losses on the torus.
-        sde: the SDE class whose constants a level keeps, where `derive` does not know one.
+        sde: whose constants a level keeps, as in `derive`; by default the optimizer's own.
     """
     oracle = toy_oracle() if oracle is None else oracle
     name = type(optimizer).__name__
@@ -82,7 +83,10 @@ def _check_step(optimizer: Optimizer, oracle: GradientOracle, state: State, name
 
 
 def _check_level(
-    optimizer: Optimizer, oracle: GradientOracle, sde: type[GradientSDE] | None, name: str
+    optimizer: Optimizer,
+    oracle: GradientOracle,
+    sde: type[GradientSDE] | Derivation | None,
+    name: str,
 ) -> None:
     one, amplification = optimizer.at_level(1.0)
     require(

@@ -13,9 +13,10 @@ from sdeverify.analysis import estimate_order
 from sdeverify.base.state import State, pack
 from sdeverify.exact.consistency import consistency
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.ladders import LearningRates, svag
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.sdes import GradientSDE, derive
+from sdeverify.sdes import GradientSDE
 from sdeverify.sdes.sde import SDE
 from sdeverify.testing.require import require, same, states_of, toy_oracle
 
@@ -72,11 +73,8 @@ def builder(
     if isinstance(sde, SDE):
         fixed = sde
         return lambda optimizer, oracle: fixed
-    if hasattr(sde, "of"):
-        kind: Any = sde
-        return lambda optimizer, oracle: derive(optimizer, oracle, kind, **options)
     build: Any = sde
-    return lambda optimizer, oracle: build(optimizer, oracle, **options)
+    return lambda optimizer, oracle: derive(optimizer, oracle, build, **options)
 
 
 def _check_coded(sde: SDE, state: State) -> None:

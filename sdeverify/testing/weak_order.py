@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.ladders import Ladder, LearningRates, SvagLevels
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.problems.library import circle_problem
-from sdeverify.sdes.sde import GradientSDE
 from sdeverify.study.certify import certified_order
 from sdeverify.study.study import Study
 from sdeverify.testing.require import require, states_of
@@ -63,7 +62,7 @@ def check_weak_order(
         UnsupportedError: more than three dimensions, or noise without atoms.
     """
     oracle = GradientOracle(circle_problem(), MinibatchNoise(2)) if oracle is None else oracle
-    build = builder(sde, options)
+    build: Any = builder(sde, options)
     equation = build(optimizer, oracle)
     study = Study(
         name="check",
@@ -74,7 +73,7 @@ def check_weak_order(
         steps=steps,
         observables=observables,
         ladder=_ladder(optimizer, equation.claimed_order) if ladder is None else ladder,
-        sde=_as_class(build),
+        sde=build,
     )
     order = certified_order(study, domain)
     verdict = overall_verdict(order)
@@ -91,18 +90,6 @@ def check_weak_order(
         + "\n".join(lines)
         + "\ncheck_sde says which moment of a step differs, if one does.",
     )
-
-
-def _as_class(build: Callable[[Optimizer, GradientOracle], Any]) -> type[GradientSDE]:
-    """A function (optimizer, oracle) -> SDE in the place of an SDE class."""
-
-    class Derived(GradientSDE):
-        @classmethod
-        def of(cls, optimizer: Any, oracle: GradientOracle) -> GradientSDE:
-            made: GradientSDE = build(optimizer, oracle)
-            return made
-
-    return Derived
 
 
 def _ladder(optimizer: Optimizer, claimed: float) -> Ladder:

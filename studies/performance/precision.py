@@ -20,10 +20,10 @@ from sdeverify.ensembles.warm_up import warm_up
 from sdeverify.noise import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer
+from sdeverify.optimizers.derive import derive
 from sdeverify.problems.digits import digits_problem
 from sdeverify.problems.library import circle_problem
 from sdeverify.problems.problem import Problem
-from sdeverify.sdes import derive
 
 Array = NDArray[np.float64]
 

@@ -14,6 +14,7 @@ from sdeverify import (
     InvalidInputError,
     LearningRates,
     State,
+    derive,
     estimate_order,
     overall_verdict,
     sdes,
@@ -38,7 +39,7 @@ def test_the_moments_of_sgd_are_those_of_its_formula(small_oracle: GradientOracl
     """theta+ - theta = -eta g: moments over eta are -grad f and eta (sigma^2 Sigma + f f^T)."""
     optimizer = SGD(learning_rate=0.1)
     theta = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
-    sde = sdes.derive(optimizer, small_oracle)
+    sde = derive(optimizer, small_oracle)
     along = consistency(optimizer, small_oracle, sde, State(0, theta=theta))
     f = small_oracle.mean(theta[None])[0]
     first = along["chain_mean"].sel(observable="E d theta[1]").values[:, 0]
@@ -54,7 +55,7 @@ def test_the_first_order_sde_does_not_pass_for_order_two(small_oracle: GradientO
         consistency(
             optimizer,
             small_oracle,
-            sdes.derive,
+            derive,
             State(0, theta=torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)),
             LearningRates([0.1 / 2**i for i in range(6)]),
             2,
@@ -98,11 +99,11 @@ def test_second_local_moments_are_those_of_an_ornstein_uhlenbeck_process() -> No
 
 def test_what_cannot_be_checked_is_refused(small_oracle: GradientOracle) -> None:
     optimizer = SGD(learning_rate=0.1)
-    sde = sdes.derive(optimizer, small_oracle)
+    sde = derive(optimizer, small_oracle)
     start = State(0, theta=torch.zeros(3, dtype=torch.float64))
     with pytest.raises(InvalidInputError, match="order 1 or 2; got 3"):
         consistency(optimizer, small_oracle, sde, start, claimed_order=3)
     adam = CORRECT["adam"]
     with pytest.raises(InvalidInputError, match="the state lacks m, u"):
         wrong = State(5, theta=adam.start.theta)
-        consistency(adam.optimizer, adam.oracle, sdes.derive, wrong)
+        consistency(adam.optimizer, adam.oracle, derive, wrong)

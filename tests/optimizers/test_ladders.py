@@ -14,11 +14,11 @@ from sdeverify.noise.gaussian import GaussianNoise
 from sdeverify.noise.minibatch import MinibatchNoise, ShuffledEpochs
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.ladders import LearningRates, SvagLevels, svag
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.problems.library import torus_problem
-from sdeverify.sdes.derive import derive
 
 RATES = torch.tensor([0.4, 0.1], dtype=torch.float64)
 OPTIMIZERS = {

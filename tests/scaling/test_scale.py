@@ -17,6 +17,7 @@ from sdeverify.noise.gaussian import GaussianNoise
 from sdeverify.noise.minibatch import MinibatchNoise, ShuffledEpochs
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.ladders import svag
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
@@ -24,7 +25,6 @@ from sdeverify.problems.library import circle_problem
 from sdeverify.problems.problem import FunctionProblem
 from sdeverify.scaling.rules import LinearRule, MomentumRule, SquareRootRule, rule_for
 from sdeverify.scaling.scale import largest_kappa, scale, scale_batch, scale_state
-from sdeverify.sdes.derive import derive
 
 OPTIMIZERS = {
     "sgd": SGD(learning_rate=0.1, weight_decay=0.01),

@@ -19,6 +19,7 @@ from sdeverify.noise.minibatch import MinibatchNoise, ShuffledEpochs
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import noise_statistics
 from sdeverify.optimizers.adam import Adam
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.rmsprop import RMSprop
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.problems.library import torus_problem
@@ -30,7 +31,6 @@ from sdeverify.scaling.limits import (
     scaled_requirement,
 )
 from sdeverify.scaling.validity import signal_and_noise, validity
-from sdeverify.sdes.derive import derive
 
 THETA = torch.tensor([0.4, -1.1], dtype=torch.float64)
 ROWS = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -134,8 +134,8 @@ def test_what_no_sde_covers_is_refused_with_the_reason(small_oracle: GradientOra
     whole = GradientOracle(problem, MinibatchNoise(7, replacement=False))
     with pytest.raises(UnsupportedError, match="sigma = 0"):
         derive(OPTIMIZERS[2], whole)
-    with pytest.raises(UnsupportedError, match="is an SDE of"):
-        derive(OPTIMIZERS[0], small_oracle, sdes.Adam)
+    with pytest.raises(UnsupportedError, match="AdamSDE is no SDE of SGD"):
+        derive(OPTIMIZERS[0], small_oracle, sdes.AdamSDE)
     with pytest.raises(UnsupportedError, match="second-order"):
         derive(OPTIMIZERS[0], small_oracle, sdes.SGDSecondOrder)
 
@@ -158,3 +158,18 @@ def test_param_groups_and_schedules_multiply_the_equation_of_theta(
     sde = derive(SGD(learning_rate=0.1, learning_rate_ratio=schedule), small_oracle)
     wanted = derive(plain, small_oracle).f(0.0, theta) * ratio * math.exp(-0.5)
     torch.testing.assert_close(sde.f(0.5, theta), wanted)
+
+
+def test_a_store_knows_the_equations_by_the_names_that_it_always_had(
+    small_oracle: GradientOracle,
+) -> None:
+    models = [derive(optimizer, small_oracle).model for optimizer in OPTIMIZERS[:4]]
+    assert models == ["SGDFirstOrder", "SGDMomentum", "RMSprop", "Adam"]
+
+
+def test_a_function_and_a_class_give_the_same_sde(small_oracle: GradientOracle) -> None:
+    of_class = derive(OPTIMIZERS[0], small_oracle, sdes.SGDFirstOrder)
+    of_function = derive(
+        OPTIMIZERS[0], small_oracle, lambda optimizer, oracle: optimizer.sde(oracle)
+    )
+    assert of_class == of_function == derive(OPTIMIZERS[0], small_oracle)

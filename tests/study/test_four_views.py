@@ -16,10 +16,10 @@ from sdeverify.noise.gaussian import GaussianNoise
 from sdeverify.noise.minibatch import MinibatchNoise, ShuffledEpochs
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adam import Adam
+from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.sgd import SGD
 from sdeverify.problems.library import circle_problem
 from sdeverify.problems.problem import FunctionProblem
-from sdeverify.sdes.derive import derive
 from sdeverify.study.four_views import four_views, views_table
 
 ETA, STEPS, REPLICAS = 0.2, 10, 4096

@@ -88,10 +88,10 @@ def sde_cases() -> dict[str, tuple[Any, Optimizer, dict[str, Any]]]:
     for sde, kind in plug_ins(sdes, sdes.SDE).items():
         if kind is sdes.GradientFlow:  # a yardstick, no model of the noise
             continue
-        switches = [
-            n for n, p in inspect.signature(kind.of).parameters.items() if p.default is False
-        ]
         for name, optimizer in OPTIMIZERS.items():
+            builder = kind.of if "of" in vars(kind) else optimizer.sde
+            parameters = inspect.signature(builder).parameters
+            switches = [n for n, p in parameters.items() if p.default is False]
             for options in ({}, *({switch: True} for switch in switches)):
                 try:
                     kind.of(optimizer, oracle, **options)
@@ -194,10 +194,10 @@ def test_gradient_flow_is_told_that_it_lacks_the_noise() -> None:
 
 def test_a_wrong_sde_is_told_which_moment_differs_and_by_how_much() -> None:
     def cold(optimizer: Any, oracle: Any) -> sdes.GradientSDE:
-        sde = sdes.derive(optimizer, oracle)
+        sde = sv.derive(optimizer, oracle)
         return replace(sde, sigma0=sde.constants["sigma0"] ** 2)
 
-    with pytest.raises(AssertionError, match="RMSprop does not have weak order 1") as caught:
+    with pytest.raises(AssertionError, match="RMSpropSDE does not have weak order 1") as caught:
         check_sde(cold, OPTIMIZERS["RMSprop"])
     assert "the optimizer has" in str(caught.value)
     assert "E d theta[0] per unit of time" in str(caught.value)
@@ -207,7 +207,7 @@ def test_a_wrong_clock_and_a_false_claim_are_named() -> None:
     optimizer = sv.SGD(learning_rate=0.1)
 
     def slow(optimizer: Any, oracle: Any) -> sdes.GradientSDE:
-        sde = sdes.derive(optimizer, oracle)
+        sde = sv.derive(optimizer, oracle)
         return replace(sde, time_per_level1_step=1.0)
 
     with pytest.raises(AssertionError, match="wrong clock at level 1"):

@@ -17,6 +17,7 @@ from sdeverify.ensembles.observables import Observable
 from sdeverify.noise import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer, RMSprop, SGDMomentum
+from sdeverify.optimizers.derive import Derivation
 from sdeverify.optimizers.ladders import Ladder, LearningRates, SvagLevels
 from sdeverify.problems.library import circle_problem, line_problem, torus_problem
 from sdeverify.problems.problem import Problem
@@ -104,7 +105,7 @@ def _study(
     place: str,
     buffers: Mapping[str, float] | None = None,
     ladder: Ladder | None = None,
-    sde: type[GradientSDE] | None = None,
+    sde: type[GradientSDE] | Derivation | None = None,
     sde_options: Mapping[str, Any] | None = None,
 ) -> Study:
     problem: Problem = PROBLEMS[place]()

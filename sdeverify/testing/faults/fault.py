@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State, Time, pack, unpack
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import Derivation, derive
 from sdeverify.optimizers.ladders import Ladder, Rung, SvagLevels
-from sdeverify.optimizers.optimizer import Optimizer, PerParameter
-from sdeverify.sdes.derive import derive
+from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
 from sdeverify.study.study import Study
@@ -48,10 +48,6 @@ class Modified(GradientSDE):
     noise: Kick | None = None
 
     uses_moments = True
-
-    @classmethod
-    def of(cls, optimizer: Any, oracle: GradientOracle) -> Modified:
-        return cls.changed(derive(optimizer, oracle), "nothing")
 
     @classmethod
     def changed(
@@ -134,7 +130,7 @@ class WrongLevels(Ladder):
         ]
 
 
-def planted(correct: Study, change: Change | None = None, fixed: bool = False) -> type[GradientSDE]:
+def planted(correct: Study, change: Change | None = None, fixed: bool = False) -> Derivation:
     """What a study takes as `sde`: the correct SDE of each rung, changed.
 
     Args:
@@ -143,15 +139,13 @@ def planted(correct: Study, change: Change | None = None, fixed: bool = False) -
         fixed: whether all rungs have the SDE of level 1.
     """
 
-    class Planted(Modified):
-        @classmethod
-        def of(cls, optimizer: Any, oracle: GradientOracle, **options: Any) -> Any:
-            if fixed:
-                optimizer, oracle = correct.optimizer, correct.oracle
-            sde = derive(optimizer, oracle, correct.sde, **options)
-            return sde if change is None else change(sde, optimizer, oracle)
+    def build(optimizer: Optimizer, oracle: GradientOracle, **options: Any) -> GradientSDE:
+        if fixed:
+            optimizer, oracle = correct.optimizer, correct.oracle
+        sde = derive(optimizer, oracle, correct.sde, **options)
+        return sde if change is None else change(sde, optimizer, oracle)
 
-    return Planted
+    return build
 
 
 @dataclass(frozen=True)

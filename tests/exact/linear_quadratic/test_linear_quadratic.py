@@ -26,8 +26,9 @@ from sdeverify.errors import InconclusiveError, InvalidInputError
 from sdeverify.noise import GaussianNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer, RMSprop, SGDMomentum
+from sdeverify.optimizers.derive import derive
 from sdeverify.problems.problem import FunctionProblem
-from sdeverify.sdes import GradientSDE, derive
+from sdeverify.sdes import GradientSDE
 
 DIM = 3
 HESSIAN = np.array([[1.3, 0.2, -0.3], [0.2, 0.8, 0.1], [-0.3, 0.1, 0.6]])

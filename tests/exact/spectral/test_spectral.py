@@ -36,10 +36,8 @@ from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, RMSprop, SGDMomentum
 from sdeverify.problems.library import circle_problem, line_problem, torus_problem
 from sdeverify.problems.problem import FunctionProblem
-from sdeverify.sdes import Adam as AdamSDE
-from sdeverify.sdes import GradientFlow, SGDFirstOrder, SGDSecondOrder
-from sdeverify.sdes import RMSprop as RMSpropSDE
-from sdeverify.sdes import SGDMomentum as MomentumSDE
+from sdeverify.sdes import AdamSDE, GradientFlow, RMSpropSDE, SGDFirstOrder, SGDSecondOrder
+from sdeverify.sdes import SGDMomentumSDE as MomentumSDE
 
 ON_CIRCLE = [
     Observable("cos", lambda s: torch.cos(s.theta[:, 0])),

@@ -25,8 +25,7 @@ from sdeverify.noise import MinibatchNoise, ShuffledEpochs
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, RMSprop, SGDMomentum
 from sdeverify.problems.library import circle_problem, line_problem, torus_problem
-from sdeverify.sdes import RMSprop as RMSpropSDE
-from sdeverify.sdes import SGDFirstOrder
+from sdeverify.sdes import RMSpropSDE, SGDFirstOrder
 
 COS = [Observable("cos", lambda s: torch.cos(s.theta[:, 0]))]
 CIRCLE = GradientOracle(circle_problem(), MinibatchNoise(1))
