@@ -20,11 +20,11 @@ from sdeverify.base.shapes import (
     Tensor,
     Weights,
 )
-from sdeverify.problems.problem import Problem, WeightedMoments, moments_from_per_sample
+from sdeverify.problems.problem import SmallProblem
 
 
 @dataclass(frozen=True)
-class AnalyticProblem(Problem):
+class AnalyticProblem(SmallProblem):
     """A problem whose losses, gradients and mean Hessian are written out.
 
     Args:
@@ -48,40 +48,16 @@ class AnalyticProblem(Problem):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     compiled: bool = False
 
-    def losses(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleLosses:
-        every = self.values(theta)
-        return every if indices is None else every.gather(1, indices)
+    def every_loss(self, theta: Parameters) -> SampleLosses:
+        return self.values(theta)
+
+    def every_gradient(self, theta: Parameters) -> SampleGradients:
+        return self.gradients(theta)
 
     def weighted_gradient(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> Parameters:
-        each = self.per_sample_gradients(theta, indices)
-        return torch.einsum("rn,rnd->rd", weights, each)
-
-    def weighted_moments(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
-    ) -> WeightedMoments:
-        return moments_from_per_sample(self.per_sample_gradients(theta, indices), weights)
-
-    def per_sample_gradients(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleGradients:
-        every = self.gradients(theta)
-        if indices is None:
-            return every
-        return every.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
+        return torch.einsum("rn,rnd->rd", weights, self.per_sample_gradients(theta, indices))
 
     def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         return torch.einsum("rde,re->rd", self.hessian(theta), self.gradient(theta))

@@ -26,12 +26,13 @@ from sdeverify.errors import UnsupportedError
 from sdeverify.problems.checks import check_ensemble, trial_outputs
 from sdeverify.problems.gradients.chunks import Chunks, Cost
 from sdeverify.problems.gradients.functional import FunctionalModel, fixed_values, saved_bytes
-from sdeverify.problems.gradients.general import General, GradientRoute, MomentsRoute
+from sdeverify.problems.gradients.general import General
+from sdeverify.problems.gradients.kernels import WHOLE, Kernel, Sums
 from sdeverify.problems.gradients.losses import PerSampleLoss, fast_loss
+from sdeverify.problems.gradients.microbatches import Microbatches
 from sdeverify.problems.gradients.parameters import ParameterLayout
-from sdeverify.problems.gradients.pieces import WHOLE
-from sdeverify.problems.gradients.routes import gradient_route, moments_route
 from sdeverify.problems.gradients.samples import Batch, Samples
+from sdeverify.problems.gradients.selection import gradient_kernel, moments_kernel
 from sdeverify.problems.gradients.within_step import WithinStep
 from sdeverify.problems.problem import Problem, WeightedMoments
 
@@ -116,7 +117,7 @@ class ModuleProblem(Problem):
     @property
     def gradient_route(self) -> str:
         """How weighted gradients are computed: "dense chain" or "autograd"."""
-        return "dense chain" if self._gradients.name == "dense chain" else "autograd"
+        return self._gradient.name
 
     @property
     def moments_route(self) -> str:
@@ -144,8 +145,8 @@ class ModuleProblem(Problem):
         )
 
     def together(self, replicas: int, samples: int, moments: bool) -> int:
-        route: GradientRoute | MomentsRoute = self._moments if moments else self._gradients
-        if route.piece == WHOLE:
+        kernel = self._moments if moments else self._gradient
+        if kernel.microbatch == WHOLE:
             return 0
         cost = self._moments_cost if moments else self._cost
         fitting, taken = self.chunks.sizes(replicas, samples, cost)
@@ -155,19 +156,19 @@ class ModuleProblem(Problem):
         return tuple(pytree.tree_leaves(self.data.data))
 
     def within(self, arguments: Sequence[Tensor]) -> Problem:
-        from sdeverify.problems.gradients.compiled import plain_kernel
-
         structure = pytree.tree_structure(self.data.data)
-        data = Samples(pytree.tree_unflatten(list(arguments), structure))
         return WithinStep(
-            self, data, lambda: plain_kernel(self._gradients), lambda: plain_kernel(self._moments)
+            self,
+            self.dim,
+            self.samples,
+            self.dtype,
+            self.device,
+            Samples(pytree.tree_unflatten(list(arguments), structure)),
+            lambda: self._microbatches(self._gradient),
+            lambda: self._microbatches(self._moments),
         )
 
-    def losses(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleLosses:
+    def losses(self, theta: Parameters, indices: Indices | None = None) -> SampleLosses:
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n))
         with torch.no_grad():
@@ -202,49 +203,43 @@ class ModuleProblem(Problem):
         return (outputs.argmax(-1) == targets).to(self.dtype).mean(-1)
 
     def weighted_gradient(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> Parameters:
-        n = self._check(theta, weights, indices)
-        weights = weights.to(self.dtype)
-        out = torch.empty_like(theta)
-        for replicas, part in self.chunks.cut(len(theta), n, self._cost):
-            batch = self.data.batch(indices, replicas, part)
-            piece = self._gradients.weighted(theta[replicas], weights[replicas, part], batch)
-            if len(piece) == len(theta) and part.stop - part.start == n:
-                return piece
-            out[replicas] = piece if part.start == 0 else out[replicas] + piece
-        return out
+        (gradient,) = self._sums(self._gradient_sums, self._cost, theta, weights, indices)
+        return gradient
 
     def weighted_moments(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> WeightedMoments:
+        sums = self._sums(self._moments_sums, self._moments_cost, theta, weights, indices)
+        weighted, total, second = sums
+        n = weights.shape[1]
+        return WeightedMoments(weighted, total.div_(n), second.div_(n))
+
+    def _sums(
+        self, sums: Sums, cost: Cost, theta: Tensor, weights: Tensor, indices: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """What `sums` makes of all chunks together."""
         n = self._check(theta, weights, indices)
         weights = weights.to(self.dtype)
-        out = WeightedMoments(*(torch.empty_like(theta) for _ in range(3)))
-        for replicas, part in self.chunks.cut(len(theta), n, self._moments_cost):
+        totals: tuple[Tensor, ...] = ()
+        for replicas, part in self.chunks.cut(len(theta), n, cost):
             batch = self.data.batch(indices, replicas, part)
-            sums = self._moments.sums(theta[replicas], weights[replicas, part], batch)
-            if len(sums.mean) == len(theta) and part.stop - part.start == n:
-                out = sums
-                break
-            for total, piece in zip(out, sums, strict=True):
+            pieces = sums(theta[replicas], weights[replicas, part], batch)
+            if len(pieces[0]) == len(theta) and part.stop - part.start == n:
+                return pieces
+            totals = totals or tuple(torch.empty_like(theta) for _ in pieces)
+            for total, piece in zip(totals, pieces, strict=True):
                 total[replicas] = piece if part.start == 0 else total[replicas] + piece
-        return WeightedMoments(out.weighted, out.mean.div_(n), out.second.div_(n))
+        return totals
 
     def per_sample_gradients(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
+        self, theta: Parameters, indices: Indices | None = None
     ) -> SampleGradients:
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n, self.dim))
-        for replicas, part in self.chunks.cut(len(theta), n, self._per_sample_cost):
+        cost = self._general.moments.cost(self._saved, 1)
+        for replicas, part in self.chunks.cut(len(theta), n, cost):
             batch = self.data.batch(indices, replicas, part)
             out[replicas, part] = self._general.per_sample(theta[replicas], batch)
         return out
@@ -273,17 +268,32 @@ class ModuleProblem(Problem):
     def _probe(self) -> Batch:
         return Batch(self.data.first(min(3, self.samples)), True)
 
-    @property
-    def _compiled_sample(self) -> int | None:
-        return self._saved.sample if self.compiled else None
+    @cached_property
+    def _gradient(self) -> Kernel:
+        return gradient_kernel(self._general, self.reference, self._probe)
 
     @cached_property
-    def _gradients(self) -> GradientRoute:
-        return gradient_route(self._general, self.reference, self._probe, self._compiled_sample)
+    def _moments(self) -> Kernel:
+        return moments_kernel(self._general, self.reference, self._probe)
 
     @cached_property
-    def _moments(self) -> MomentsRoute:
-        return moments_route(self._general, self.reference, self._probe, self._compiled_sample)
+    def _gradient_sums(self) -> Sums:
+        return self._compile(self._gradient)
+
+    @cached_property
+    def _moments_sums(self) -> Sums:
+        return self._compile(self._moments)
+
+    def _compile(self, kernel: Kernel) -> Sums:
+        """The kernel's sums, compiled where the problem is."""
+        if not self.compiled:
+            return kernel.sums
+        from sdeverify.problems.gradients.compiled import Compiled
+
+        return Compiled(self._microbatches(kernel))
+
+    def _microbatches(self, kernel: Kernel) -> Microbatches:
+        return Microbatches(kernel.sums, self._saved.sample, kernel.microbatch)
 
     @cached_property
     def _saved(self) -> Cost:
@@ -297,17 +307,8 @@ class ModuleProblem(Problem):
     @cached_property
     def _cost(self) -> Cost:
         """Of one weighted gradient."""
-        route, saved = self._gradients, self._saved
-        return Cost(saved.replica, saved.sample * route.copies, route.together)
-
-    @cached_property
-    def _per_sample_cost(self) -> Cost:
-        saved, route = self._saved, self._general
-        return Cost(saved.replica, saved.sample + saved.replica, route.together, route.alone)
+        return self._gradient.cost(self._saved, 1)
 
     @cached_property
     def _moments_cost(self) -> Cost:
-        route, saved = self._moments, self._saved
-        formed = 2 * route.formed(self.reference) * self.reference.element_size()
-        held = saved.sample * route.copies + formed
-        return Cost(3 * saved.replica, held, route.together, route.alone)
+        return self._moments.cost(self._saved, 3)

@@ -46,36 +46,24 @@ class Problem(ABC):
     """Whether what is computed on it goes through a compiler."""
 
     @abstractmethod
-    def losses(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleLosses:
+    def losses(self, theta: Parameters, indices: Indices | None = None) -> SampleLosses:
         """l_i(theta) for each sample."""
 
     @abstractmethod
     def weighted_gradient(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> Parameters:
         """sum_i w_i grad l_i(theta): one backward pass."""
 
     @abstractmethod
     def weighted_moments(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> WeightedMoments:
         """The weighted gradient with mean and second moment of the per-sample gradients."""
 
     @abstractmethod
     def per_sample_gradients(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
+        self, theta: Parameters, indices: Indices | None = None
     ) -> SampleGradients:
         """grad l_i(theta) for each sample: n d numbers a replica, for small problems and checks."""
 
@@ -110,8 +98,42 @@ class Problem(ABC):
         return self.weighted_gradient(theta, weights)
 
 
+class SmallProblem(Problem):
+    """A problem on which computing every sample's loss for every batch costs nothing."""
+
+    @abstractmethod
+    def every_loss(self, theta: Parameters) -> SampleLosses:
+        """The losses of all samples."""
+
+    @abstractmethod
+    def every_gradient(self, theta: Parameters) -> SampleGradients:
+        """The gradients of all samples."""
+
+    def losses(self, theta: Parameters, indices: Indices | None = None) -> SampleLosses:
+        every = self.every_loss(theta)
+        return every if indices is None else every.gather(1, indices)
+
+    def weighted_moments(
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
+    ) -> WeightedMoments:
+        gradients = self.per_sample_gradients(theta, indices)
+        return WeightedMoments(
+            torch.einsum("rn,rnd->rd", weights, gradients),
+            gradients.mean(1),
+            gradients.square().mean(1),
+        )
+
+    def per_sample_gradients(
+        self, theta: Parameters, indices: Indices | None = None
+    ) -> SampleGradients:
+        every = self.every_gradient(theta)
+        if indices is None:
+            return every
+        return every.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
+
+
 @dataclass(frozen=True)
-class FunctionProblem(Problem):
+class FunctionProblem(SmallProblem):
     """A problem given by a function of one parameter vector, differentiated by `torch.func`.
 
     Args:
@@ -119,8 +141,6 @@ class FunctionProblem(Problem):
         dim: number of parameters.
         samples: number of samples.
         compiled: whether steps on it are compiled.
-
-    Meant for small problems, where computing every sample's loss for every batch costs nothing.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -130,19 +150,16 @@ class FunctionProblem(Problem):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     compiled: bool = False
 
-    def losses(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleLosses:
-        every: Tensor = vmap(self.function)(theta)
-        return every if indices is None else every.gather(1, indices)
+    def every_loss(self, theta: Parameters) -> SampleLosses:
+        losses: Tensor = vmap(self.function)(theta)
+        return losses
+
+    def every_gradient(self, theta: Parameters) -> SampleGradients:
+        gradients: Tensor = vmap(torch.func.jacrev(self.function))(theta)
+        return gradients
 
     def weighted_gradient(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> Parameters:
         if indices is not None:
             full = weights.new_zeros((theta.shape[0], self.samples))
@@ -151,24 +168,6 @@ class FunctionProblem(Problem):
         weighted: Tensor = slope(theta, weights)
         return weighted
 
-    def weighted_moments(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
-    ) -> WeightedMoments:
-        return moments_from_per_sample(self.per_sample_gradients(theta, indices), weights)
-
-    def per_sample_gradients(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleGradients:
-        each: Tensor = vmap(torch.func.jacrev(self.function))(theta)
-        if indices is None:
-            return each
-        return each.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.dim))
-
     def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         def half_square(x: Tensor) -> Tensor:
             slope: Tensor = grad(lambda z: self.function(z).mean())(x)
@@ -176,12 +175,3 @@ class FunctionProblem(Problem):
 
         drift: Tensor = vmap(grad(half_square))(theta)
         return drift
-
-
-def moments_from_per_sample(gradients: SampleGradients, weights: Weights) -> WeightedMoments:
-    """The moments of `Problem.weighted_moments` from gradients that are already there."""
-    return WeightedMoments(
-        torch.einsum("rn,rnd->rd", weights, gradients),
-        gradients.mean(1),
-        gradients.square().mean(1),
-    )

@@ -15,7 +15,7 @@ from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.ensembles.steppers.increments import FullBatch, Increments, Subsampled
 from sdeverify.problems.gradients.chain import DenseChain
 from sdeverify.problems.gradients.compiled import Compiled
-from sdeverify.problems.gradients.pieces import InPieces
+from sdeverify.problems.gradients.microbatches import Microbatches
 from sdeverify.problems.gradients.samples import Batch, Data
 from sdeverify.problems.module_problem import ModuleProblem
 
@@ -92,7 +92,7 @@ def test_a_compiled_euler_maruyama_path_is_the_plain_one(
     torch.testing.assert_close(end(fast), end(plain))
 
 
-def test_sums_in_pieces_are_the_sums_of_all_samples() -> None:
+def test_sums_over_microbatches_are_the_sums_of_all_samples() -> None:
     plain, _, theta0 = problems("dense chain")
     inputs, targets = torch.randn(50, 16).double(), torch.randint(3, (50,))
     problem = sv.problem_from_module(
@@ -102,10 +102,10 @@ def test_sums_in_pieces_are_the_sums_of_all_samples() -> None:
     assert chain is not None
     theta = theta0 + 0.1 * torch.randn(2, plain.dim).double()
     weights, batch = torch.randn(2, 50).double(), Batch(problem.data.data, True)
-    pieces = InPieces(chain.sums, sample=100, piece=3000)
-    assert pieces.parts(2, 50) == [(0, 32), (32, 18)]
+    microbatches = Microbatches(chain.sums, sample=100, size=3000)
+    assert microbatches.parts(2, 50) == [(0, 32), (32, 18)]
     for part, whole in zip(
-        pieces(theta, weights, batch), chain.sums(theta, weights, batch), strict=True
+        microbatches(theta, weights, batch), chain.sums(theta, weights, batch), strict=True
     ):
         torch.testing.assert_close(part, whole)
 
@@ -134,11 +134,11 @@ def test_what_gives_other_numbers_when_compiled_is_refused(monkeypatch: pytest.M
 
 
 def test_gradients_that_cannot_be_compiled_are_computed_as_they_are_with_a_warning() -> None:
-    def kernel(theta: torch.Tensor, weights: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return weights @ forked(batch.data.args[0])[0]
+    def kernel(theta: torch.Tensor, weights: torch.Tensor, batch: Batch) -> tuple[torch.Tensor]:
+        return (weights @ forked(batch.data.args[0])[0],)
 
     x, weights = torch.rand(5, 2), torch.rand(3, 5)
-    gradients = Compiled(InPieces(kernel, 1, 1 << 20))
+    gradients = Compiled(Microbatches(kernel, 1, 1 << 20))
     batch = Batch(Data((x,), {}, torch.zeros(5)), True)
     with pytest.warns(UserWarning, match="gradients are not compiled"):
         (found,) = gradients(torch.zeros(3, 1), weights, batch)

@@ -172,8 +172,8 @@ def test_the_chain_agrees_with_the_layerwise_form_and_with_autograd() -> None:
     ):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(
-        chain.weighted(theta, weights, batch),
-        General(problem.model).weighted(theta, weights, batch),
+        chain.weighted(theta, weights, batch)[0],
+        General(problem.model).weighted(theta, weights, batch)[0],
     )
 
 

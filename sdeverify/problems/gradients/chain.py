@@ -13,20 +13,24 @@ and activations overwrite their inputs where the derivative is known from the ou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from sdeverify.base.shapes import Float, Parameters, Tensor, Vector, Weights
-from sdeverify.problems.gradients.chunks import CACHE, ONE_REPLICA
+from sdeverify.base.shapes import Float, Parameters, Tensor, Weights
+from sdeverify.problems.gradients.activations import Activation, stage_of
+from sdeverify.problems.gradients.chunks import CACHE
 from sdeverify.problems.gradients.functional import FunctionalModel
-from sdeverify.problems.gradients.gates import Gate, stage_of
+from sdeverify.problems.gradients.kernels import Kernel
 from sdeverify.problems.gradients.losses import cross_entropy, cross_entropy_signal
 from sdeverify.problems.gradients.samples import Batch
 from sdeverify.problems.problem import WeightedMoments
 
+NAME = "dense chain"
+MICROBATCH = 2 << 20
+"""Bytes that its compiled form keeps at a time."""
 NARROW = 32
 """Layers with so few outputs are multiplied faster two at a time."""
 
@@ -45,23 +49,17 @@ class Tape(NamedTuple):
 
     Args:
         inputs: for each linear layer its input, `(replica, n, in)`, or `(1, n, in)` where shared.
-        gates: for each stage between two linear layers what its derivative is found from.
+        activations: for each stage between two linear layers what its derivative is found from.
         tail: the last linear layer's output, `(replica, out, n)`.
     """
 
     inputs: list[Tensor]
-    gates: list[Gate]
+    activations: list[Activation]
     tail: Float[Tensor, "replica out n"]
 
 
 class DenseChain:
     """Weighted gradient and moments of `nn.Sequential` nets of linear and parameter-free layers."""
-
-    name = "dense chain"
-    copies = 2
-    together = CACHE
-    piece = 2 << 20
-    alone = ONE_REPLICA
 
     def __init__(
         self,
@@ -105,12 +103,17 @@ class DenseChain:
         known = {*model.layout.names, *model.fixed}
         return len(set(names)) == len(names) and all(name in known for name in names)
 
-    def weighted(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> Parameters:
+    @property
+    def gradient(self) -> Kernel:
+        """Weighted gradients."""
+        return Kernel(NAME, self.weighted, copies=2, together=CACHE, microbatch=MICROBATCH)
+
+    @property
+    def moments(self) -> Kernel:
+        """Weighted gradients and moments."""
+        return replace(self.gradient, sums=self.sums)
+
+    def weighted(self, theta: Parameters, weights: Weights, batch: Batch) -> tuple[Parameters]:
         """sum_i w_i grad l_i."""
         out = torch.empty_like(theta)
         with torch.no_grad():
@@ -118,14 +121,9 @@ class DenseChain:
             signal = self._signal(tape, batch, weights)
             for layer, a, b in self._backward(matrices, tape, signal):
                 self._write([out], layer, b, a)
-        return out
+        return (out,)
 
-    def sums(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> WeightedMoments:
+    def sums(self, theta: Parameters, weights: Weights, batch: Batch) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
         out = WeightedMoments(*(torch.empty_like(theta) for _ in range(3)))
         with torch.no_grad():
@@ -145,10 +143,6 @@ class DenseChain:
                         scratch = None
                 self._write([out.second], layer, torch.mul(b, b, out=scratch), a.square())
         return out
-
-    def formed(self, theta: Vector) -> int:
-        """None are formed."""
-        return 0
 
     def _write(self, outs: list[Tensor], layer: Dense, b: Tensor, a: Tensor) -> None:
         """The products and sums of one layer into their places in each `(replica, param)`.
@@ -180,7 +174,7 @@ class DenseChain:
         h = self.head(x if batch.shared else x.flatten(0, 1))
         a = h.view(1 if batch.shared else len(theta), -1, h.shape[-1])
         matrices: list[Tensor] = []
-        inputs, gates = [], []
+        inputs, activations = [], []
         for layer, stage in zip(self.layers, self.stages, strict=True):
             inputs.append(a)
             matrices.append(self._parameter(theta, layer.weight, *layer.shape))
@@ -188,9 +182,9 @@ class DenseChain:
             if layer.bias is not None:
                 z.add_(self._parameter(theta, layer.bias, layer.shape[0], 1))
             if len(inputs) < len(self.layers):
-                gates.append(stage(z))
-                a = gates[-1].output.mT
-        return matrices, Tape(inputs, gates, z)
+                activations.append(stage(z))
+                a = activations[-1].output.mT
+        return matrices, Tape(inputs, activations, z)
 
     def _signal(
         self, tape: Tape, batch: Batch, weights: Tensor | None
@@ -219,7 +213,7 @@ class DenseChain:
         for i in range(len(self.layers) - 1, -1, -1):
             yield self.layers[i], tape.inputs[i], signal
             if i:
-                signal = tape.gates[i - 1].backward(torch.bmm(matrices[i].mT, signal))
+                signal = tape.activations[i - 1].backward(torch.bmm(matrices[i].mT, signal))
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

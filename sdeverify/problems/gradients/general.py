@@ -3,61 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch.func import grad
 
-from sdeverify.base.shapes import Float, Parameters, SampleGradients, Tensor, Vector, Weights
+from sdeverify.base.shapes import Float, Parameters, SampleGradients, Tensor, Weights
 from sdeverify.problems.gradients.functional import FunctionalModel
-from sdeverify.problems.gradients.pieces import WHOLE
+from sdeverify.problems.gradients.kernels import Kernel
 from sdeverify.problems.gradients.samples import Batch, Data
 from sdeverify.problems.problem import WeightedMoments
-
-
-class GradientRoute(Protocol):
-    """A way to compute sum_i w_i grad l_i for some replicas on some samples."""
-
-    name: str
-    copies: int
-    """Size of what one pass holds, in units of what autograd saves for one backward pass."""
-    together: int
-    """Bytes of one replica up to which others at its side make it faster on a CPU."""
-    piece: int
-    """Bytes that its compiled form is to keep at a time on a CPU."""
-
-    def weighted(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> Parameters:
-        """sum_i w_i grad l_i."""
-
-
-class MomentsRoute(Protocol):
-    """A way to compute sums over samples of w_i g_i, g_i and g_i^2."""
-
-    name: str
-    copies: int
-    """Size of what one pass holds, in units of what autograd saves for one backward pass."""
-    together: int
-    """Bytes of one replica up to which others at its side make it faster on a CPU."""
-    piece: int
-    """Bytes that its compiled form is to keep at a time on a CPU."""
-    alone: int
-    """Bytes of one replica's samples that a CPU takes best at once."""
-
-    def sums(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> WeightedMoments:
-        """sum_i w_i g_i, sum_i g_i and sum_i g_i^2 (sums, not means: chunks add up)."""
-
-    def formed(self, theta: Vector) -> int:
-        """Elements of the per-sample gradients that are held for each sample."""
 
 
 class General:
@@ -67,12 +21,6 @@ class General:
     run at the speed of plain autograd. Recurrent layers have no rule for `vmap` without a gradient
     (their replicas are evaluated in turn), and want weights that carry every mapped dimension.
     """
-
-    name = "per sample"
-    copies = 1
-    together = 2 << 20
-    piece = WHOLE
-    alone = 96 << 20
 
     def __init__(self, model: FunctionalModel) -> None:
         self.model = model
@@ -100,12 +48,19 @@ class General:
             ]
         )
 
-    def weighted(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> Parameters:
+    @property
+    def gradient(self) -> Kernel:
+        """Weighted gradients."""
+        return Kernel("autograd", self.weighted, copies=1, together=2 << 20)
+
+    @property
+    def moments(self) -> Kernel:
+        """Weighted gradients and moments, from the gradient of each sample."""
+        return Kernel(
+            "per sample", self.sums, copies=1, together=2 << 20, alone=96 << 20, per_sample=True
+        )
+
+    def weighted(self, theta: Parameters, weights: Weights, batch: Batch) -> tuple[Parameters]:
         """sum_i w_i grad l_i."""
         layout = self.model.layout
         if len(theta) == 1:
@@ -114,13 +69,13 @@ class General:
             with torch.enable_grad():
                 total = weights[0] @ self.model.losses(leaves, batch.of(0))
             found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-            return layout.flatten(dict(zip(layout.names, found, strict=True))).unsqueeze(0)
+            return (layout.flatten(dict(zip(layout.names, found, strict=True))).unsqueeze(0),)
 
         def total_loss(parameters: dict[str, Tensor], w: Tensor, data: Data) -> Tensor:
             return (w * self.model.losses(parameters, data)).sum()
 
         each = self.model.vectorised(grad(total_loss), in_dims=(0, 0, _data_dim(batch)))
-        return layout.flatten(each(layout.unflatten(theta.detach()), weights, batch.data), 1)
+        return (layout.flatten(each(layout.unflatten(theta.detach()), weights, batch.data), 1),)
 
     def per_sample(self, theta: Parameters, batch: Batch) -> SampleGradients:
         """g_i."""
@@ -140,25 +95,11 @@ class General:
         over_replicas = self.model.vectorised(over_samples, in_dims=(0, _data_dim(batch)))
         return layout.flatten(over_replicas(parameters, batch.data), 2)
 
-    def sums(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> WeightedMoments:
+    def sums(self, theta: Parameters, weights: Weights, batch: Batch) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
         return WeightedMoments(*sums_over_samples(self.per_sample(theta, batch), weights))
 
-    def formed(self, theta: Vector) -> int:
-        """All parameters' at once."""
-        return theta.numel()
-
-    def hessian_product(
-        self,
-        theta: Parameters,
-        vector: Parameters,
-        batch: Batch,
-    ) -> Parameters:
+    def hessian_product(self, theta: Parameters, vector: Parameters, batch: Batch) -> Parameters:
         """sum_i (Hessian of l_i) vector, by differentiating <grad, vector>."""
         layout = self.model.layout
 

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from sdeverify.base.shapes import Float, Parameters, Tensor, Vector, Weights
-from sdeverify.problems.gradients.chunks import ONE_REPLICA
+from sdeverify.base.shapes import Float, Parameters, Tensor, Weights
 from sdeverify.problems.gradients.functional import FunctionalModel
+from sdeverify.problems.gradients.kernels import Kernel
 from sdeverify.problems.gradients.layers import Sums, rule_for
-from sdeverify.problems.gradients.pieces import WHOLE
 from sdeverify.problems.gradients.samples import Batch, Data
 from sdeverify.problems.problem import WeightedMoments
 
@@ -27,12 +26,6 @@ Tap = Callable[[int, Tensor], Tensor]
 
 class Layerwise:
     """Moments of a net all of whose trainable parameters sit in layers with a rule."""
-
-    name = "layerwise"
-    copies = 2
-    together = 2 << 20
-    piece = WHOLE
-    alone = ONE_REPLICA
 
     def __init__(self, model: FunctionalModel, layers: dict[str, nn.Module]) -> None:
         self.model = model
@@ -55,12 +48,12 @@ class Layerwise:
                 covered |= own
         return cls(model, layers) if covered == set(live) else None
 
-    def sums(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        batch: Batch,
-    ) -> WeightedMoments:
+    @property
+    def moments(self) -> Kernel:
+        """Weighted gradients and moments."""
+        return Kernel("layerwise", self.sums, copies=2, together=2 << 20)
+
+    def sums(self, theta: Parameters, weights: Weights, batch: Batch) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
         parameters = self.model.layout.unflatten(theta.detach())
         if len(theta) == 1:
@@ -71,10 +64,6 @@ class Layerwise:
             inputs, signals = self._many_replicas(parameters, batch)
         parts = self._apply_rules(inputs, signals, weights)
         return WeightedMoments(*(self._flat(parts, i) for i in range(3)))
-
-    def formed(self, theta: Vector) -> int:
-        """None beyond the rules' own small pieces."""
-        return 0
 
     def _flat(self, parts: dict[str, Sums], which: int) -> Tensor:
         return self.model.layout.flatten({name: sums[which] for name, sums in parts.items()}, 1)

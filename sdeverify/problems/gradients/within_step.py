@@ -14,8 +14,8 @@ from sdeverify.base.shapes import (
     SampleLosses,
     Weights,
 )
-from sdeverify.problems.gradients.pieces import InPieces
-from sdeverify.problems.gradients.samples import Samples
+from sdeverify.problems.gradients.kernels import Sums
+from sdeverify.problems.gradients.samples import Batch, Samples
 from sdeverify.problems.problem import Problem, WeightedMoments
 
 
@@ -31,60 +31,38 @@ class WithinStep(Problem):
     """
 
     whole: Problem
+    dim: int
+    samples: int
+    dtype: torch.dtype
+    device: torch.device
     data: Samples
-    weighted: Callable[[], InPieces]
-    sums: Callable[[], InPieces]
-
-    @property
-    def dim(self) -> int:  # type: ignore[override]
-        return self.whole.dim
-
-    @property
-    def samples(self) -> int:  # type: ignore[override]
-        return self.whole.samples
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        return self.whole.dtype
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return self.whole.device
+    weighted: Callable[[], Sums]
+    sums: Callable[[], Sums]
 
     def weighted_gradient(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> Parameters:
-        batch = self.data.batch(indices, slice(None), slice(None))
-        (found,) = self.weighted()(theta, weights.to(self.dtype), batch)
-        return found
+        (gradient,) = self.weighted()(theta, weights.to(self.dtype), self._batch(indices))
+        return gradient
 
     def weighted_moments(
-        self,
-        theta: Parameters,
-        weights: Weights,
-        indices: Indices | None = None,
+        self, theta: Parameters, weights: Weights, indices: Indices | None = None
     ) -> WeightedMoments:
-        batch = self.data.batch(indices, slice(None), slice(None))
         n = weights.shape[1]
-        weighted, total, second = self.sums()(theta, weights.to(self.dtype), batch)
+        sums = self.sums()(theta, weights.to(self.dtype), self._batch(indices))
+        weighted, total, second = sums
         return WeightedMoments(weighted, total / n, second / n)
 
-    def losses(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
-    ) -> SampleLosses:
+    def losses(self, theta: Parameters, indices: Indices | None = None) -> SampleLosses:
         return self.whole.losses(theta, indices)
 
     def per_sample_gradients(
-        self,
-        theta: Parameters,
-        indices: Indices | None = None,
+        self, theta: Parameters, indices: Indices | None = None
     ) -> SampleGradients:
         return self.whole.per_sample_gradients(theta, indices)
 
     def squared_gradient_drift(self, theta: Parameters) -> Parameters:
         return self.whole.squared_gradient_drift(theta)
+
+    def _batch(self, indices: Indices | None) -> Batch:
+        return self.data.batch(indices, slice(None), slice(None))

@@ -12,14 +12,14 @@ from torch import nn
 from sdeverify.base.shapes import Float, Tensor
 
 
-class Gate(NamedTuple):
-    """A stage that was passed: its output, and the way of a signal back through it."""
+class Activation(NamedTuple):
+    """A stage's output, and the way of a signal back through it."""
 
     output: Float[Tensor, "replica out n"]
     backward: Callable[[Tensor], Tensor]
 
 
-Stage = Callable[[Float[Tensor, "replica in n"]], Gate]
+Stage = Callable[[Float[Tensor, "replica in n"]], Activation]
 """Passes a stage, whose input may be overwritten; so may be the signal that comes back."""
 
 
@@ -33,16 +33,16 @@ def stage_of(modules: nn.Sequential) -> Stage:
     return Recorded(modules)
 
 
-def _tanh(z: Tensor) -> Gate:
+def _tanh(z: Tensor) -> Activation:
     h = z.tanh_()
     slope = torch.ops.aten.tanh_backward.grad_input
-    return Gate(h, lambda signal: slope(signal, h, grad_input=signal))
+    return Activation(h, lambda signal: slope(signal, h, grad_input=signal))
 
 
-def _relu(z: Tensor) -> Gate:
+def _relu(z: Tensor) -> Activation:
     h = z.relu_()
     slope = torch.ops.aten.threshold_backward.grad_input
-    return Gate(h, lambda signal: slope(signal, h, 0, grad_input=signal))
+    return Activation(h, lambda signal: slope(signal, h, 0, grad_input=signal))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Recorded:
 
     modules: nn.Sequential
 
-    def __call__(self, z: Tensor) -> Gate:
+    def __call__(self, z: Tensor) -> Activation:
         replicas, width, n = z.shape
         with torch.enable_grad():
             rows = z.mT.reshape(-1, width).requires_grad_()
@@ -62,4 +62,4 @@ class Recorded:
             (found,) = torch.autograd.grad(h, rows, seed, materialize_grads=True)
             return found.view(replicas, n, width).mT
 
-        return Gate(h.detach().view(replicas, n, -1).mT, backward)
+        return Activation(h.detach().view(replicas, n, -1).mT, backward)
