@@ -17,27 +17,12 @@ Array = NDArray[Any]
 DIMS = (STEP, OBSERVABLE)
 RUNG, RUNG_BIS = "rung", "rung_bis"
 
-NOTES = {
-    "svag": (
-        "The SDE is the same on every rung of the SVAG ladder, so a wrong SDE leaves an error that "
-        "does not vanish: this ladder tests drift, diffusion and clock."
-    ),
-    "learning_rate": (
-        "At a fixed noise scale every diffusion of size sqrt(learning rate), none included, gives "
-        "order 1: this ladder tests the drift, not the noise, of a first-order SDE."
-    ),
-    "ballistic": (
-        "At a fixed noise scale every diffusion of size sqrt(learning rate), none included, gives "
-        "order 1: this ladder tests the drift, the kept signal with it, not the noise."
-    ),
-}
-"""What a ladder can and cannot tell, by the ladder's name."""
-
 
 def ladder(
     errors: Sequence[xr.Dataset],
     ladder: str,
     claimed_order: float = 1.0,
+    tests_noise: bool | None = None,
     **coords: ArrayLike,
 ) -> xr.Dataset:
     """Weak errors of several rungs side by side, coarsest first, with their full covariance.
@@ -46,6 +31,8 @@ def ladder(
         errors: one weak-error dataset a rung, with the same observables at the same times.
         ladder: its name: "svag", "learning_rate", "ballistic", or the user's own.
         claimed_order: the order in `time_per_step` that the SDE claims.
+        tests_noise: whether an SDE with a wrong noise leaves an error that does not vanish, see
+            `overall_verdict`; by default what is known of the ladder of that name.
         coords: coordinates along the rungs, such as `level=[1, 2, 4]`; `time_per_step` is read
             from the datasets' attributes unless it is given here.
 
@@ -87,7 +74,8 @@ def ladder(
             **named,
         }
     )
-    note = NOTES.get(ladder, "")
+    known = {} if tests_noise is None else {"tests_noise": tests_noise}
+    label = [name for name in coords if name != "time_per_step"]
     common = {k: v for k, v in first.attrs.items() if all(r.attrs.get(k) == v for r in rungs)}
     return ds.assign_attrs(
         {
@@ -95,7 +83,8 @@ def ladder(
             "kind": "ladder",
             "ladder": ladder,
             "claimed_order": float(claimed_order),
-            "ladder_power_note": note,
+            **known,
+            **({"label_name": label[0]} if label else {}),
         }
     )
 

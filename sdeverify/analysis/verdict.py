@@ -34,8 +34,8 @@ LEVEL = 0.025
 """One-sided level of a verdict: that of a two-sided 95% interval."""
 DOUBT = 0.1
 """Support has to survive fits that refute at this level, adjusted for their number."""
-TESTS_NOISE = "svag"
-"""The ladder along which the SDE, its noise included, stays while the chain refines."""
+SVAG = "svag"
+"""The ladder that tests the noise where a dataset says no more than the ladder's name."""
 SMALL_LIMIT = 0.1
 """What support has to exclude: a limit of the error of this share of the coarsest rung's error."""
 
@@ -145,7 +145,8 @@ def _obstacle(
         one = judged.isel(fit=int(np.argmin(limited)))
         low, high = float(one["limit_low"]), float(one["limit_high"])
         return f"{_place(one)} the error tends to {low:.2g} to {high:.2g}, not to 0"
-    if flow is not None and judged.attrs.get("ladder") == TESTS_NOISE:
+    tests_noise = judged.attrs.get("tests_noise", judged.attrs.get("ladder") == SVAG)
+    if flow is not None and tests_noise:
         control = overall_verdict(flow, exclude=exclude)
         if control.verdict != REFUTED:
             return "the same data do not refute the SDE without its noise, so cannot see it"

@@ -20,12 +20,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdeverify.analysis import ladder as ladder_of
 from sdeverify.base.state import State, pack
 from sdeverify.errors import InvalidInputError
 from sdeverify.exact.local_moments import LocalMoments
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.ladders import Ladder, Rung, SvagLevels
+from sdeverify.optimizers.ladders import Ladder, Rung, SvagLevels, fine_levels
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.sdes.sde import SDE
 
@@ -48,7 +47,8 @@ def consistency(
         optimizer, oracle: the level-1 run; the oracle's noise has atoms.
         sde: the SDE of all rungs, or a function that gives each rung's.
         state: a point, in the SDE's coordinates, from which the step is made.
-        ladder: fine rungs, `fine_levels` unless given; the step nearest to the state's is taken.
+        ladder: fine rungs, SVAG's `fine_levels` unless given; the step nearest to the state's is
+            taken.
         claimed_order: 1 or 2.
 
     Returns:
@@ -62,21 +62,13 @@ def consistency(
     """
     if claimed_order not in (1, 2):
         raise InvalidInputError(f"one-step moments tell order 1 or 2; got {claimed_order}.")
-    ladder = fine_levels(optimizer) if ladder is None else ladder
+    ladder = SvagLevels(fine_levels(optimizer)) if ladder is None else ladder
     rungs = ladder.rungs(optimizer, oracle)
     each = []
     for rung in rungs:
         equation = sde if isinstance(sde, SDE) else sde(rung.optimizer, rung.oracle)
-        each.append(rung.timed(_gaps(rung, equation, state, claimed_order)))
-    labels = {ladder.label_name: np.asarray([rung.label for rung in rungs])}
-    return ladder_of(each, ladder.kind, float(claimed_order), **labels)
-
-
-def fine_levels(optimizer: Optimizer) -> SvagLevels:
-    """Levels whose steps are far below level 1's, and still well above rounding."""
-    return SvagLevels(
-        [2**i for i in (range(4, 9) if optimizer.refinement_power == 1 else range(2, 7))]
-    )
+        each.append(_gaps(rung, equation, state, claimed_order))
+    return ladder.side_by_side(rungs, each, float(claimed_order))
 
 
 def _gaps(rung: Rung, sde: SDE, state: State, order: int) -> xr.Dataset:

@@ -106,6 +106,17 @@ class Optimizer(ABC):
     def at_learning_rate(self, learning_rate: float) -> Optimizer:
         """The optimizer of the learning-rate ladder, with the SDE's own constants held fixed."""
 
+    def at_ballistic_rate(self, learning_rate: float) -> Optimizer:
+        """Another learning rate with (1 - beta)/eta of each beta held fixed, for `BallisticRates`.
+
+        Raises:
+            UnsupportedError: the optimizer has no betas.
+        """
+        raise UnsupportedError(
+            f"BallisticRates moves the betas of RMSprop and Adam with the rate; {self.name} has "
+            "none. Use LearningRates."
+        )
+
     def own_step(self, step: float) -> int:
         """The own step at a level-1 step; refused where that is not a whole number."""
         own = step * self.refinement

@@ -12,6 +12,7 @@ import xarray as xr
 
 from sdeverify.report.formatting import DASH, anything, plain
 from sdeverify.report.results import Comparison
+from sdeverify.report.rungs import rung_labels
 from sdeverify.report.tables import (
     Cell,
     Table,
@@ -21,7 +22,6 @@ from sdeverify.report.tables import (
     maximum_table,
     order_table,
     present,
-    rung_heads,
     slopes_table,
     value_of,
 )
@@ -59,7 +59,7 @@ def exact_table(c: Comparison) -> Table | None:
     if c.exact is None:
         return None
     last = c.exact.isel(step=-1)
-    heads = rung_heads(c.exact) if "rung" in last.dims else ["Weak error"]
+    heads = rung_labels(c.exact) if "rung" in last.dims else ["Weak error"]
     rows = []
     for name in [str(n) for n in last["observable"].values]:
         one = last.sel(observable=name)
@@ -82,7 +82,7 @@ def runs_table(c: Comparison) -> Table:
         return _computed_table(c)
     keys = ("seed", "replicas", "block_size", "device", "dtype", "refinement", "subsample")
     heads = ("seed", "replicas", "block size", "device", "dtype", "refinement", "sub-sample")
-    named = [(f"chain {h}", ds) for h, ds in zip(rung_heads(c.errors), c.chains, strict=True)]
+    named = [(f"chain {h}", ds) for h, ds in zip(rung_labels(c.errors), c.chains, strict=True)]
     named += [(f"path {i}" if len(c.paths) > 1 else "path", ds) for i, ds in enumerate(c.paths)]
     rows = []
     for label, ds in named:
@@ -103,7 +103,7 @@ def runs_table(c: Comparison) -> Table:
 
 def _computed_table(c: Comparison) -> Table:
     """The grids on which each side was computed."""
-    named = [(f"chain {h}", ds) for h, ds in zip(rung_heads(c.errors), c.chains, strict=True)]
+    named = [(f"chain {h}", ds) for h, ds in zip(rung_labels(c.errors), c.chains, strict=True)]
     named += [(f"SDE {i}" if len(c.paths) > 1 else "SDE", ds) for i, ds in enumerate(c.paths)]
     rows = [
         (

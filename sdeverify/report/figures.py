@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from sdeverify.report.formatting import DASH, level, order_with_interval, plain
+from sdeverify.report.formatting import DASH, order_with_interval
 from sdeverify.report.ladder_plot import draw_ladder, label_steps, legend_handles, step_unit
 from sdeverify.report.points import RESOLUTION
 from sdeverify.report.results import Comparison, Results, read_comparison, read_results
+from sdeverify.report.rungs import rung_labels
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.report.style import (
     EXACT,
@@ -217,16 +218,14 @@ def _extrapolated(path: xr.Dataset) -> tuple[Array, Array]:
 
 
 def _abscissa(c: Comparison, ds: xr.Dataset) -> Array:
-    """Level-1 steps along SVAG levels; SDE time along learning rates, whose steps differ."""
-    if c.ladder == "learning_rate" and "time" in ds.coords:
-        return np.asarray(ds["time"].values, dtype=np.float64)
-    return np.asarray(ds["step"].values, dtype=np.float64)
+    """SDE time where the ladder goes by it, else level-1 steps."""
+    coordinate = "time" if c.over_time and "time" in ds.coords else "step"
+    return np.asarray(ds[coordinate].values, dtype=np.float64)
 
 
 def _time_label(c: Comparison) -> str:
-    if c.ladder == "learning_rate" and "time" in c.errors.coords:
-        return "SDE time t"
-    return "optimizer step (level 1)"
+    over_time = c.over_time and "time" in c.errors.coords
+    return "SDE time t" if over_time else "optimizer step (level 1)"
 
 
 def _path_colours(c: Comparison) -> list[str]:
@@ -234,17 +233,7 @@ def _path_colours(c: Comparison) -> list[str]:
 
 
 def _rung_handles(c: Comparison) -> list[Line2D]:
-    coordinate = "level" if "level" in c.errors.coords else "learning_rate"
-    labels = []
-    for rung in range(c.rungs):
-        if coordinate not in c.errors.coords:
-            labels.append(f"chain, step {plain(float(_steps(c)[rung]), 3)}")
-            continue
-        value = float(c.errors[coordinate].values[rung])
-        said = f"level {level(value)}" if coordinate == "level" else f"rate {plain(value, 3)}"
-        labels.append(f"chain, {said}")
-    colours = ramp(c.rungs)
     return [
-        Line2D([], [], color=colour, lw=1.6, label=label)
-        for colour, label in zip(colours, labels, strict=True)
+        Line2D([], [], color=colour, lw=1.6, label=f"chain, {label}")
+        for colour, label in zip(ramp(c.rungs), rung_labels(c.errors), strict=True)
     ]

@@ -17,8 +17,9 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from sdeverify.report.formatting import level, power_of_ten
+from sdeverify.report.formatting import power_of_ten
 from sdeverify.report.points import Points, classify
+from sdeverify.report.rungs import labelled_apart_from_the_step, rung_labels
 from sdeverify.report.style import CHAIN, EXACT, FLOW, INK, MUTED
 
 Array = NDArray[np.float64]
@@ -124,9 +125,9 @@ def _scientific(value: float, _: int | None = None) -> str:
 
 
 def label_steps(axes: Axes, steps: Array, errors: xr.Dataset, named: bool = True) -> None:
-    """Ticks at the rungs: the step, without its power of ten, and the level under it."""
+    """Ticks at the rungs: the step, without its power of ten, and the label under it."""
     power = common_power(steps)
-    levels = errors["level"].values if "level" in errors.coords else None
+    names = rung_labels(errors) if labelled_apart_from_the_step(errors) else None
     ticks: list[float] = []
     labels: list[str] = []
     span = np.ptp(np.log(steps)) or 1.0
@@ -135,7 +136,7 @@ def label_steps(axes: Axes, steps: Array, errors: xr.Dataset, named: bool = True
             continue
         ticks.append(float(steps[i]))
         text = f"{steps[i] / 10.0**power:.3g}"
-        labels.append(text if levels is None else f"{text}\nℓ={level(float(levels[i]))}")
+        labels.append(text if names is None else f"{text}\n{names[i].replace(' = ', '=')}")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter(labels))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -44,7 +44,9 @@ class Comparison:
         name: the node's name, used in file names.
         title: its title.
         claimed_order: the order that theory claims on this ladder.
-        ladder: "svag", "learning_rate" or "ballistic".
+        ladder: its name.
+        along: in words, along what the rungs go; the ladder's name where the results are older.
+        over_time: whether figures go by SDE time instead of level-1 steps.
         cannot_tell: what this ladder cannot tell.
         description: the SDE's explanation.
         errors: weak errors by (rung, step, observable).
@@ -64,6 +66,8 @@ class Comparison:
     title: str
     claimed_order: float
     ladder: str
+    along: str
+    over_time: bool
     cannot_tell: str
     description: Mapping[str, Any]
     errors: xr.Dataset
@@ -161,6 +165,8 @@ def read_comparison(child: xr.DataTree) -> Comparison:
         title=str(child.attrs["title"]),
         claimed_order=float(child.attrs["claimed_order"]),
         ladder=str(child.attrs["ladder"]),
+        along=str(child.attrs.get("along", child.attrs["ladder"])),
+        over_time=bool(child.attrs.get("over_time", child.attrs["ladder"] == "learning_rate")),
         cannot_tell=str(child.attrs["cannot_tell"]),
         description=description,
         errors=errors,

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 VERDICT_SIGNS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
 """Beside the word, so that a verdict is never told by colour alone."""
 
-LADDERS = {
-    "svag": "SVAG levels (the chain refines, its SDE stays)",
-    "learning_rate": "learning rates (the step goes to 0, and with it the noise)",
-    "ballistic": "learning rates with (1 - β)/η fixed (the step goes to 0, and with it the noise)",
-}
-
 
 @dataclass(frozen=True)
 class Headline:
@@ -217,7 +211,7 @@ def ladder_sentence(c: Comparison) -> str:
     steps_text = ", ".join(plain(float(step)) for step in c.order["step"].values)
     steps = np.asarray(c.errors["time_per_step"].values, dtype=np.float64)
     return (
-        f"The ladder: {c.rungs} rungs along {LADDERS.get(c.ladder, c.ladder)}; SDE time per "
+        f"The ladder: {c.rungs} rungs along {c.along}; SDE time per "
         f"optimizer step from {plain(steps.max(), 3)} down to {plain(steps.min(), 3)}, compared at "
         f"{c.errors.sizes['step']} times, fitted at steps {steps_text}."
     )

@@ -11,7 +11,6 @@ import xarray as xr
 from sdeverify.report.formatting import (
     DASH,
     NARROW,
-    level,
     order_with_interval,
     percent,
     plain,
@@ -20,6 +19,7 @@ from sdeverify.report.formatting import (
 )
 from sdeverify.report.points import RESOLUTION
 from sdeverify.report.results import Comparison
+from sdeverify.report.rungs import rung_labels
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def errors_table(c: Comparison, ds: xr.Dataset, caption: str) -> Table:
         rows.append((Cell(name), *(error_cell(float(e), float(s)) for e, s in pairs)))
     return Table(
         caption,
-        ("Observable", *rung_heads(ds)),
+        ("Observable", *rung_labels(ds)),
         tuple(rows),
         "Chain minus SDE, computed without sampling. 0.0123(4) is 0.0123 with a numerical bound of "
         "0.0008; grey italics: within the bound."
@@ -206,20 +206,11 @@ def maximum_table(c: Comparison) -> Table | None:
         rows.append((Cell(name), *cells, Cell(where, "number")))
     return Table(
         "Largest |error| over time",
-        ("Observable", *rung_heads(c.errors), "Reached at step"),
+        ("Observable", *rung_labels(c.errors), "Reached at step"),
         tuple(rows),
         "With its 95% interval. A maximum over noisy values is biased upwards: it is reported, not "
         "fitted.",
     )
-
-
-def rung_heads(ds: xr.Dataset) -> list[str]:
-    """What the rungs are called in the heads of columns."""
-    if "level" in ds.coords:
-        return [f"ℓ = {level(float(v))}" for v in np.atleast_1d(ds["level"].values)]
-    if "learning_rate" in ds.coords:
-        return [f"η = {plain(float(v), 4)}" for v in np.atleast_1d(ds["learning_rate"].values)]
-    return [f"s = {plain(float(v), 3)}" for v in np.atleast_1d(ds["time_per_step"].values)]
 
 
 def present(*tables: Table | None) -> list[Table]:

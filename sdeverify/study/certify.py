@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -13,21 +13,18 @@ import numpy as np
 import xarray as xr
 
 from sdeverify.analysis import estimate_order
-from sdeverify.exact.consistency import consistency, fine_levels
+from sdeverify.exact.consistency import consistency
 from sdeverify.exact.spectral.checks import Domain
 from sdeverify.exact.spectral.domain import Axis, Moving, Periodic, Positive
 from sdeverify.exact.spectral.refinement import accuracy_to_resolve, better
 from sdeverify.exact.spectral.spectral import exact_continuous, exact_difference, exact_discrete
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.derive import derive
-from sdeverify.optimizers.ladders import BallisticRates, Ladder, LearningRates, Rung
+from sdeverify.optimizers.ladders import Rung
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study.campaign import Campaign, as_campaign, rooted, weak_error_studies
 from sdeverify.study.study import Study, along_ladder, claimed_order
-
-HALVINGS = 6
-"""Rungs of learning rates for one-step moments."""
 
 
 def certify(
@@ -186,20 +183,10 @@ def one_step_order(study: Study) -> xr.Dataset:
         return derive(optimizer, oracle, study.sde, **study.sde_options)
 
     claimed = round(claimed_order(study))
-    fine = fine_ladder(study)
+    fine = study.ladder.fine(study.optimizer)
     return estimate_order(
         consistency(study.optimizer, study.oracle, sde, study.start, fine, claimed)
     )
-
-
-def fine_ladder(study: Study) -> Ladder:
-    """The study's ladder with steps so small that one-step moments are near their limit."""
-    if isinstance(study.ladder, LearningRates | BallisticRates):
-        rate = study.optimizer.learning_rate
-        return type(study.ladder)([rate / 2**i for i in range(HALVINGS)])
-    ladder: Any = study.ladder
-    fine: Ladder = replace(ladder, levels=fine_levels(study.optimizer).levels)
-    return fine
 
 
 def default_domain(study: Study) -> Domain:
@@ -224,8 +211,7 @@ def _attrs(study: Study, sde: GradientSDE) -> dict[str, Any]:
     return {
         "title": study.title,
         "claimed_order": claimed_order(study),
-        "ladder": study.ladder.kind,
-        "cannot_tell": study.ladder.cannot_tell,
+        **study.ladder.attributes,
         "description": json.dumps(asdict(sde.description)),
         "start_note": study.start_note,
         "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),

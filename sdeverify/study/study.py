@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from sdeverify.analysis import estimate_order, ladder, weak_error
+from sdeverify.analysis import estimate_order, weak_error
 from sdeverify.analysis.sides import confirm
 from sdeverify.base.arguments import whole, wholes
 from sdeverify.base.state import State
@@ -37,7 +36,7 @@ class Study:
         start: the state that both sides start from.
         steps: level-1 steps from the start: how many, or which to record.
         observables: the test functions.
-        ladder: `SvagLevels`, `LearningRates` or `BallisticRates`.
+        ladder: `SvagLevels`, `LearningRates`, `BallisticRates`, or one of your own.
         sde: another SDE than the optimizer's own, as in `derive`; `sde_options` go there too.
         replicas: discrete replicas at each rung.
         path_replicas: replicas of the SDE; None for as many.
@@ -147,8 +146,7 @@ def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataT
     tree.attrs = {
         "title": study.title,
         "claimed_order": claimed_order(study),
-        "ladder": study.ladder.kind,
-        "cannot_tell": study.ladder.cannot_tell,
+        **study.ladder.attributes,
         "description": json.dumps(asdict(sdes[0].description)),
         "start_note": study.start_note,
         "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),
@@ -160,16 +158,13 @@ def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataT
 
 def along_ladder(study: Study, each: Sequence[xr.Dataset]) -> xr.Dataset:
     """The weak errors of a study's rungs side by side, on its ladder's clock."""
-    rungs = study.rungs()
-    timed = [rung.timed(errors) for rung, errors in zip(rungs, each, strict=True)]
-    labels = {study.ladder.label_name: np.asarray([rung.label for rung in rungs])}
-    return ladder(timed, study.ladder.kind, claimed_order(study), **labels)
+    return study.ladder.side_by_side(study.rungs(), each, claimed_order(study))
 
 
 def claimed_order(study: Study) -> float:
-    """What the SDE claims on the study's ladder: its order, but 1 on levels of a fixed SDE."""
+    """What the SDE claims on the study's ladder."""
     sdes, _ = study.sdes()
-    return 1.0 if study.ladder.kind == "svag" else sdes[0].claimed_order
+    return study.ladder.claimed_order(sdes[0].claimed_order)
 
 
 def _substeps(study: Study, rung: int, sdes: int) -> tuple[int, ...]:

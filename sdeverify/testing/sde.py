@@ -21,7 +21,6 @@ from sdeverify.sdes.sde import SDE
 from sdeverify.testing.require import require, same, states_of, toy_oracle
 
 LEVEL = 3.0
-HALVINGS = 6
 Derivation = type[GradientSDE] | SDE | Callable[[Optimizer, GradientOracle], SDE]
 
 
@@ -60,7 +59,7 @@ def check_sde(
     for order in range(1, round(equation.claimed_order) + 1):
         ladder = None
         if order > 1:
-            ladder = LearningRates([optimizer.learning_rate / 2**i for i in range(HALVINGS)])
+            ladder = LearningRates([optimizer.learning_rate]).fine(optimizer)
         for state in starts:
             along = consistency(optimizer, oracle, build, state, ladder, order)
             _require_order(along, type(equation).__name__, optimizer.name, state)

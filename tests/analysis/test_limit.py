@@ -120,6 +120,10 @@ def test_data_that_cannot_see_the_noise_do_not_support_an_sde():
     assert "do not refute the SDE without its noise" in str(verdict)
     rates = order.assign_attrs(ladder="learning_rate")
     assert overall_verdict(rates, flow=blind).verdict == "supported"
+    own = order.assign_attrs(ladder="own", tests_noise=True)
+    assert overall_verdict(own, flow=blind).verdict == "inconclusive"
+    silent = order.assign_attrs(tests_noise=False)
+    assert overall_verdict(silent, flow=blind).verdict == "supported"
 
 
 def test_the_sentence_counts_what_supports_and_names_what_is_not_resolved():

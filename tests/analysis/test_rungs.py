@@ -44,7 +44,7 @@ def test_the_coarsest_rung_comes_first_with_its_coordinates(rungs):
     np.testing.assert_allclose(ds.level, LEVELS)
     np.testing.assert_array_equal(ds.error[0], rungs[0].error)
     assert ds.attrs["claimed_order"] == 1.0
-    assert "does not vanish" in ds.attrs["ladder_power_note"]
+    assert ds.attrs["label_name"] == "level"
 
 
 def test_a_learning_rate_ladder_is_aligned_on_time_while_steps_differ(rungs):
@@ -52,7 +52,7 @@ def test_a_learning_rate_ladder_is_aligned_on_time_while_steps_differ(rungs):
     ds = ladder([rungs[0], finer], "learning_rate")
     np.testing.assert_array_equal(ds.step, rungs[0].step)
     np.testing.assert_array_equal(ds.rung_step[1], 2 * ds.rung_step[0])
-    assert "not the noise" in ds.attrs["ladder_power_note"]
+    assert "label_name" not in ds.attrs
 
 
 def test_an_exact_rung_needs_only_error_and_bound(rungs):

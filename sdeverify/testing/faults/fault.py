@@ -6,7 +6,7 @@ catalogue is in `sdeverify.testing.faults`, a file for each family of optimizers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State, Time, pack, unpack
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.derive import Derivation, derive
-from sdeverify.optimizers.ladders import Ladder, Rung, SvagLevels
+from sdeverify.optimizers.ladders import Levels, SvagLevels
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.sdes.description import Description
 from sdeverify.sdes.sde import GradientSDE
@@ -106,28 +106,21 @@ def drift_of(sde: GradientSDE, t: Time, y: Components, mean: Tensor, variance: T
 
 
 @dataclass(frozen=True)
-class WrongLevels(Ladder):
+class WrongLevels(Levels):
     """Levels that change something else than SVAG does, against the SDE of level 1.
 
     Args:
-        levels: as in `SvagLevels`.
         change: (optimizer, oracle, level) -> the wrong optimizer and oracle.
     """
 
-    levels: Sequence[float]
     change: Callable[[Any, GradientOracle, float], tuple[Optimizer, GradientOracle]]
 
-    kind = "svag"
-    label_name = "level"
-    cannot_tell = SvagLevels.cannot_tell
+    kind, along, cannot_tell = SvagLevels.kind, SvagLevels.along, SvagLevels.cannot_tell
 
-    def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
-        return [
-            Rung(float(level), *(self.change(optimizer, oracle, level)))
-            if level > 1
-            else Rung(1.0, optimizer, oracle)
-            for level in self.levels
-        ]
+    def at(
+        self, optimizer: Optimizer, oracle: GradientOracle, level: float
+    ) -> tuple[Optimizer, GradientOracle]:
+        return self.change(optimizer, oracle, level)
 
 
 def planted(correct: Study, change: Change | None = None, fixed: bool = False) -> Derivation:
@@ -181,8 +174,7 @@ class Fault:
         base = self.correct
         ladder = base.ladder
         if self.levels is not None:
-            assert isinstance(ladder, SvagLevels)
-            ladder = WrongLevels(ladder.levels, self.levels)
+            ladder = WrongLevels([rung.label for rung in base.rungs()], self.levels)
         return replace(
             base,
             name=self.name,
