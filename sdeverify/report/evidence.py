@@ -1,4 +1,4 @@
-"""The tables behind a comparison: confirmation, exact values, runs and settings."""
+"""The tables behind a comparison: confirmation, runs and settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from sdeverify.report.formatting import DASH, anything, plain
@@ -52,28 +51,6 @@ def confirmation_table(c: Comparison) -> Table | None:
         "The SDE was integrated with a fresh subset of the samples at each step; here against "
         f"all samples.{over}",
     )
-
-
-def exact_table(c: Comparison) -> Table | None:
-    """Weak errors without sampling, with their numerical error."""
-    if c.exact is None:
-        return None
-    last = c.exact.isel(step=-1)
-    heads = rung_labels(c.exact) if "rung" in last.dims else ["Weak error"]
-    rows = []
-    for name in [str(n) for n in last["observable"].values]:
-        one = last.sel(observable=name)
-        values = np.atleast_1d(one["error"].values)
-        bound = np.broadcast_to(one["bound"].values if "bound" in one else np.nan, values.shape)
-        cells = (
-            Cell(plain(v, 6) + (f" (±{plain(b, 1)})" if np.isfinite(b) else ""), "number")
-            for v, b in zip(map(float, values), map(float, bound), strict=True)
-        )
-        rows.append((Cell(name), *cells))
-    note = (
-        "From the transfer operator and the generator on a grid; in brackets the numerical error."
-    )
-    return Table("Exact weak errors, without sampling", ("Observable", *heads), tuple(rows), note)
 
 
 def runs_table(c: Comparison) -> Table:
@@ -124,23 +101,19 @@ def _computed_table(c: Comparison) -> Table:
 
 def comparison_tables(c: Comparison) -> dict[str, list[Table]]:
     """All tables of a comparison, by the part of the section they belong to."""
-    exact = exact_table(c)
     more = [slopes_table(c), maximum_table(c), confirmation_table(c)]
     if c.flow_errors is not None:
         more.append(errors_table(c, c.flow_errors, "Errors against gradient flow"))
-    for order, caption in (
-        (c.flow_order, "Order against gradient flow"),
-        (c.exact_order, "Order of the exact errors"),
-    ):
-        if order is not None:
-            more.append(order_table(order, float(order["step"].values[-1]), caption))
+    if c.flow_order is not None:
+        last = float(c.flow_order["step"].values[-1])
+        more.append(order_table(c.flow_order, last, "Order against gradient flow"))
     earlier = [float(s) for s in c.order["step"].values[:-1]]
     more += [order_table(c.order, step, outside=c.outside_theorem) for step in earlier]
     return {
         "order": [order_table(c.order, c.last_step, outside=c.outside_theorem)],
         "errors": [
             errors_table(c, c.errors, f"Weak errors by rung at step {plain(c.last_step)}"),
-            *present(bias_table(c), exact),
+            *present(bias_table(c)),
         ],
         "more": [replace(table, folded=True) for table in present(*more)],
         "runs": [replace(runs_table(c), folded=True)],

@@ -16,7 +16,6 @@ from sdeverify.report.results import Comparison, Results, read_comparison, read_
 from sdeverify.report.rungs import rung_labels
 from sdeverify.report.sentences import VERDICT_SIGNS, headline
 from sdeverify.report.style import (
-    EXACT,
     FLOW,
     INK,
     MUTED,
@@ -49,7 +48,7 @@ def figure_errors(child: xr.DataTree | Comparison) -> Figure:
             label_steps(axes, _steps(c), c.errors, named=panel.lowest)
             if panel.leftmost:
                 axes.set_ylabel("|weak error|")
-        handles = legend_handles(c.claimed_order, c.flow_errors is not None, _has_exact(c))
+        handles = legend_handles(c.claimed_order, c.flow_errors is not None)
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -142,8 +141,7 @@ def summary_figure(results: xr.DataTree | Results) -> Figure:
                 axes.set_ylabel("|weak error|")
         claims = {c.claimed_order for c in r.comparisons}
         flow = any(c.flow_errors is not None for c in r.comparisons)
-        exact = any(_has_exact(c) for c in r.comparisons)
-        handles = legend_handles(max(claims), flow, exact)
+        handles = legend_handles(max(claims), flow)
         if len(claims) > 1:
             handles[4].set_label("claimed slope")
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
@@ -168,7 +166,7 @@ def _comparison(child: xr.DataTree | Comparison) -> Comparison:
 
 
 def _ladder_panel(axes: Axes, c: Comparison, name: str, step: float) -> None:
-    """One observable's ladder at one step, with gradient flow and exact values."""
+    """One observable's ladder at one step, with gradient flow."""
 
     def at(ds: xr.Dataset) -> xr.Dataset:
         return ds.sel(observable=name).sel(step=step, method="nearest")
@@ -177,13 +175,6 @@ def _ladder_panel(axes: Axes, c: Comparison, name: str, step: float) -> None:
     flow = at(c.flow_errors) if known and c.flow_errors is not None else None
     order = c.order.sel(observable=name, step=step)
     draw_ladder(axes, _steps(c), at(c.errors), order, c.claimed_order, flow)
-    if c.exact is not None and _has_exact(c) and name in c.exact["observable"].values:
-        exact = at(c.exact)
-        axes.plot(exact["time_per_step"], abs(exact["error"]), "x", color=EXACT, ms=6, zorder=6)
-
-
-def _has_exact(c: Comparison) -> bool:
-    return c.exact is not None and "rung" in c.exact.dims and "time_per_step" in c.exact.coords
 
 
 def _steps(c: Comparison) -> Array:

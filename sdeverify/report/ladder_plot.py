@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sdeverify.report.formatting import power_of_ten
 from sdeverify.report.points import Points, classify
 from sdeverify.report.rungs import labelled_apart_from_the_step, rung_labels
-from sdeverify.report.style import CHAIN, EXACT, FLOW, INK, MUTED
+from sdeverify.report.style import CHAIN, FLOW, INK, MUTED
 
 Array = NDArray[np.float64]
 
@@ -158,7 +158,7 @@ def step_unit(steps: Array) -> str:
     return f"  [{power_of_ten(power)}]" if power else ""
 
 
-def legend_handles(claimed: float, with_flow: bool, with_exact: bool = False) -> list[Line2D]:
+def legend_handles(claimed: float, with_flow: bool) -> list[Line2D]:
     """What the marks of a ladder panel mean."""
     common: dict[str, Any] = {"ls": "none", "ms": 6.5}
     handles = [
@@ -173,6 +173,4 @@ def legend_handles(claimed: float, with_flow: bool, with_exact: bool = False) ->
         handles.append(
             Line2D([], [], marker="s", color=FLOW, lw=1.0, ms=4.5, label="against gradient flow")
         )
-    if with_exact:
-        handles.append(Line2D([], [], marker="x", color=EXACT, label="exact", **common))
     return handles

@@ -1,24 +1,53 @@
-"""Writing a report: one self-contained page, the same in Markdown, and the figures as files."""
+"""Reports of results: the page on weak errors, and that on scaling rules."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from sdeverify.errors import InvalidInputError
-from sdeverify.report import markdown, mathml
 from sdeverify.report.evidence import settings_table
 from sdeverify.report.results import Results, read_results
-from sdeverify.report.scaling.page import write_scaling_report
+from sdeverify.report.scaling.page import scaling_document
 from sdeverify.report.scaling.results import is_scaling
-from sdeverify.report.sentences import VERDICT_SIGNS, in_brief
-from sdeverify.report.templating import environment_of
-from sdeverify.report.view import Section, section, summary_picture
+from sdeverify.report.sentences import in_brief
+from sdeverify.report.view import comparison_view, summary_picture
+from sdeverify.report.writing import Document
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+READING = (
+    (
+        "Weak error",
+        "The difference between an observable's expectation over the chain and over the SDE, at "
+        "the same SDE time, estimated from replicas or computed on grids. It has a sign. A sampled "
+        "SDE's mean is extrapolated to an integrator step of 0.",
+    ),
+    (
+        "Weak order p",
+        "The error is at most a constant times sᵖ, s the SDE time in one optimizer step. It is an "
+        "upper bound: an error that falls faster does not refute it.",
+    ),
+    (
+        "Supported",
+        "One fit: the order's 95% interval reaches the claimed p, its lower end is above p − ½, "
+        "and a limit of the error, as the step goes to 0, of more than a tenth of the error at the "
+        "coarsest rung is excluded.",
+    ),
+    ("Refuted", "One fit: the interval's upper end is below the claimed p."),
+    (
+        "Inconclusive",
+        "Anything else: the error is not resolved from sampling noise, or from the integrator's "
+        "own error, or the steps are not yet small enough for a power of the step to fit.",
+    ),
+    (
+        "A comparison",
+        "All fits of a comparison (smooth observables at several times) are judged together, by "
+        "Holm's method at the same level, so that looking often neither refutes nor supports too "
+        "easily. Refuted goes before supported. Support also needs that no fit has a limit that is "
+        "not 0 and may exceed that tenth and, along SVAG levels, that the same data refute "
+        "gradient flow, the SDE without its noise. It is support for the observables that support; "
+        "the sentence names those that are not resolved.",
+    ),
+)
 
 
 def write_report(results: xr.DataTree, folder: str | Path) -> Path:
@@ -38,75 +67,33 @@ def write_report(results: xr.DataTree, folder: str | Path) -> Path:
         InvalidInputError: the results lack groups, variables or attributes, which are named, or
             `folder` is a file.
     """
-    from sdeverify.report.rendering import inline_svg, pdf_bytes, svg_text, write_whole
-
     if isinstance(results, xr.DataTree) and is_scaling(results):
-        return write_scaling_report(results, folder)
-    read = read_results(results)
-    place = Path(folder)
-    if place.exists() and not place.is_dir():
-        raise InvalidInputError(f"{place} is a file; a report is written into a folder, name one")
-    sections = [section(c) for c in read.comparisons]
-    (place / "figures").mkdir(parents=True, exist_ok=True)
-    inline = {}
-    for i, (stem, label, figure) in enumerate(_figures(read, sections)):
-        svg = svg_text(figure)
-        write_whole(place / "figures" / f"{stem}.svg", svg)
-        write_whole(place / "figures" / f"{stem}.pdf", pdf_bytes(figure))
-        inline[stem] = inline_svg(svg, f"f{i}", label)
-    content = _content(read, sections)
-    write_whole(place / "report.md", _markdown(content))
-    return write_whole(place / "report.html", _html(content, inline))
+        return scaling_document(results).write(folder)
+    return comparisons_document(read_results(results)).write(folder)
 
 
-def _figures(read: Results, sections: list[Section]) -> list[tuple[str, str, Figure]]:
-    from sdeverify.report import figures
-
-    summary = summary_picture(read)
-    made = [(summary.stem, summary.alternative, figures.summary_figure(read))]
-    for c, part in zip(read.comparisons, sections, strict=True):
-        draw = {
-            "errors": figures.figure_errors,
-            "moments": figures.figure_moments,
-            "signed": figures.figure_signed_errors,
-        }
-        made += [(p.stem, p.alternative, draw[key](c)) for key, p in part.pictures.items()]
-    return made
-
-
-def _content(read: Results, sections: list[Section]) -> dict[str, Any]:
-    provenance = [
-        settings_table(caption, settings)
-        for caption, settings in (("Parameters", read.parameters), ("Versions", read.versions))
-        if settings
-    ]
-    return {
-        "results": read,
-        "sections": sections,
-        "brief": in_brief(read.comparisons),
-        "summary": summary_picture(read),
-        "provenance": provenance,
-        "signs": VERDICT_SIGNS,
-    }
-
-
-def _html(content: dict[str, Any], inline: dict[str, str]) -> str:
-    import markupsafe
-
-    environment = environment_of(autoescape=True)
-    source = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
-    environment.filters["display"] = lambda e: markupsafe.Markup(mathml.display(e))
-    environment.filters["inline_math"] = lambda e: markupsafe.Markup(mathml.inline(e))
-    return environment.get_template("report.html.j2").render(
-        **content,
-        css=markupsafe.Markup(source),
-        figures={stem: markupsafe.Markup(svg) for stem, svg in inline.items()},
+def comparisons_document(results: Results) -> Document:
+    """The report on weak errors."""
+    sections = [comparison_view(c) for c in results.comparisons]
+    summary = summary_picture(results)
+    return Document(
+        title=results.title,
+        question=results.question,
+        template="report",
+        content={
+            "sections": sections,
+            "brief": in_brief(results.comparisons),
+            "summary": summary,
+            "reading": READING,
+        },
+        pictures=[summary, *(p for s in sections for p in s.pictures.values())],
+        provenance=[
+            settings_table(caption, settings)
+            for caption, settings in (
+                ("Parameters", results.parameters),
+                ("Versions", results.versions),
+            )
+            if settings
+        ],
+        command=results.command,
     )
-
-
-def _markdown(content: dict[str, Any]) -> str:
-    environment = environment_of(autoescape=False)
-    environment.filters["md"] = markdown.escape
-    environment.filters["md_table"] = markdown.table
-    environment.filters["aligned"] = mathml.aligned_latex
-    return environment.get_template("report.md.j2").render(**content)

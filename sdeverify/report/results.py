@@ -56,7 +56,6 @@ class Comparison:
         paths: the SDE's runs, coarsest first; one where all rungs share it.
         flow: gradient flow from the same start, at the coarsest rung.
         confirmation: the weak error of sub-sampled against full-batch Euler-Maruyama.
-        exact, exact_order: weak errors and orders without sampling.
         noise: skewness and kurtosis of the gradient noise, label -> text.
         start_note: how both sides were started.
         outside_theorem: observables that are not smooth.
@@ -78,8 +77,6 @@ class Comparison:
     paths: tuple[xr.Dataset, ...]
     flow: xr.Dataset | None
     confirmation: xr.Dataset | None
-    exact: xr.Dataset | None
-    exact_order: xr.Dataset | None
     noise: Mapping[str, Any]
     start_note: str
     outside_theorem: frozenset[str]
@@ -112,7 +109,6 @@ class Results:
     title: str
     question: str
     command: str
-    created: str
     versions: Mapping[str, Any]
     parameters: Mapping[str, Any]
     comparisons: tuple[Comparison, ...]
@@ -137,7 +133,6 @@ def read_results(tree: xr.DataTree) -> Results:
         title=str(tree.attrs["title"]),
         question=str(tree.attrs["question"]),
         command=str(tree.attrs.get("command", "")),
-        created=str(tree.attrs.get("created", "")),
         versions=_mapping(tree.attrs.get("versions"), "versions of results"),
         parameters=_mapping(tree.attrs.get("parameters"), "parameters of results"),
         comparisons=tuple(read_comparison(child) for child in tree.children.values()),
@@ -177,10 +172,8 @@ def read_comparison(child: xr.DataTree) -> Comparison:
         paths=_numbered(child, "path"),
         flow=_optional(child, "flow_0"),
         confirmation=_optional(child, "confirmation"),
-        exact=_optional(child, "exact"),
-        exact_order=_optional(child, "exact_order"),
         noise={
-            label: _number_or_mapping(child.attrs[key])
+            label: _mapping(child.attrs[key], f"{key} of {name!r}")
             for label, key in _NOISE
             if key in child.attrs
         },
@@ -204,8 +197,6 @@ def _missing(child: xr.DataTree) -> list[str]:
         "flow_errors": _ERRORS,
         "flow_order": ("order", "verdict"),
         "confirmation": _ERRORS,
-        "exact": ("error",),
-        "exact_order": ("order", "verdict"),
     }
     wanted |= {group: variables for group, variables in optional.items() if group in child.children}
     for group, variables in wanted.items():
@@ -287,12 +278,3 @@ def _mapping(value: Any, what: str) -> Mapping[str, Any]:
             f"{what} is a {type(decoded).__name__}; a JSON object (name -> value) was wanted"
         )
     return decoded
-
-
-def _number_or_mapping(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value

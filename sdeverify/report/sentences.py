@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from sdeverify.report.formatting import anything, order_with_interval, percent, plain
+from sdeverify.report.formatting import order_with_interval, percent, plain
 from sdeverify.report.results import Comparison
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Headline:
     Args:
         verdict: "supported", "refuted" or "inconclusive".
         sentence: the verdict in one sentence.
-        observable: the smooth observable with this verdict whose order is known best.
+        observable: the smooth observable with this verdict whose order has the narrowest interval.
         step: the last step that has an order.
         order: its order with the 95% interval, as text.
         claimed: the claimed order, as text.
@@ -49,7 +49,7 @@ def headline(c: Comparison) -> Headline:
     """The one line of the summary table.
 
     The verdict is `overall_verdict`'s over all smooth observables and fitted steps. The line shows
-    one of the fits that say so: at the last step if there is one, and of these the best known.
+    one of the fits that say so: at the last step that has one, that of the narrowest interval.
     """
     from sdeverify.analysis import overall_verdict
 
@@ -152,7 +152,7 @@ def limit_sentence(c: Comparison) -> str:
     """The constant error that each smooth observable leaves possible, at the last fitted step."""
     last = c.order.sel(step=c.last_step, method="nearest")
     coarsest = c.chains[0].sel(step=c.last_step, method="nearest")
-    said = []
+    sizes = []
     for name in (n for n in c.observables if n not in c.outside_theorem):
         one = last.sel(observable=name)
         size = float(np.maximum(np.abs(one["limit_low"]), np.abs(one["limit_high"])))
@@ -162,14 +162,16 @@ def limit_sentence(c: Comparison) -> str:
         text = f"{plain(size, 2)} for {name} ({share} of the coarsest error"
         if not c.computed:
             replicas = float(coarsest["block_count"].sum())
-            spread = float(coarsest["standard_error"].sel(observable=name)) * np.sqrt(replicas)
-            text += f", {percent(size / spread)} of the spread between replicas" if spread else ""
-        said.append(f"{text})")
-    if not said:
+            standard_error = float(coarsest["standard_error"].sel(observable=name))
+            if standard_error:
+                share = percent(size / (standard_error * np.sqrt(replicas)))
+                text += f", {share} of the standard deviation between replicas"
+        sizes.append(f"{text})")
+    if not sizes:
         return ""
     return (
         "A constant error, the mark of a wrong SDE, is not excluded up to the following sizes, at "
-        f"step {plain(c.last_step)}: {'; '.join(said)}."
+        f"step {plain(c.last_step)}: {'; '.join(sizes)}."
     )
 
 
@@ -192,17 +194,19 @@ def bias_sentence(c: Comparison) -> str:
     if "integrator_bias" not in c.errors or not c.errors["integrator_bias"].notnull().any():
         return "The integrator's own error was not measured."
     last = c.errors.sel(step=c.last_step, method="nearest")
-    steps = np.asarray(last["time_per_step"].values, dtype=np.float64)
-    finest = last.isel(rung=int(steps.argmin()))
-    ratio = np.abs(finest["integrator_bias"].values) / np.maximum(
-        np.abs(finest["error"].values), 2 * finest["standard_error"].values
-    )
-    worst = int(np.nanargmax(ratio))
-    share = plain(100 * float(ratio[worst]), 2)
+    finest = last.isel(rung=int(np.argmin(last["time_per_step"].values)))
+    size = np.maximum(np.abs(finest["error"].values), 2 * finest["standard_error"].values)
+
+    def largest(name: str) -> str:
+        shares = np.abs(finest[name].values) / size
+        worst = int(np.nanargmax(shares))
+        return f"{percent(shares[worst])} of the weak error (for {c.observables[worst]})"
+
     return (
-        "The integrator's own weak error was measured and taken out. At the finest rung it was "
-        f"at most {share}% of the weak error, or of 2 standard errors where these are larger "
-        f"(for {c.observables[worst]})."
+        "The integrator's own weak error was measured and taken out by extrapolation to dt = 0. "
+        f"At the finest rung it was at most {largest('integrator_bias')}; what the extrapolation "
+        f"may have left, at most {largest('integrator_residual')}, is allowed for in every "
+        "interval. An error below 2 standard errors counts as 2 standard errors here."
     )
 
 
@@ -232,19 +236,7 @@ def unresolved_sentence(c: Comparison) -> str:
     return f"Not resolved, that is within {limit} of 0: rungs of {', '.join(named)}."
 
 
-_NOISE_WORDS = {
-    "mean_abs": "mean absolute value",
-    "max_abs": "largest absolute value",
-    "max": "largest",
-    "quantile90": "90% quantile",
-}
-
-
-def noise_text(value: object) -> str:
-    """Skewness or kurtosis in words."""
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{_NOISE_WORDS.get(str(key), str(key).replace('_', ' '))} {noise_text(entry)}"
-            for key, entry in value.items()
-        )
-    return plain(value, 3) if isinstance(value, float) else anything(value)
+def noise_text(values: Mapping[str, float]) -> str:
+    """Skewness or kurtosis over the parameters in words."""
+    words = ((name.replace("quantile90", "90% quantile"), value) for name, value in values.items())
+    return ", ".join(f"{name} {plain(value, 3)}" for name, value in words)

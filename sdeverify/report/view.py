@@ -20,21 +20,7 @@ from sdeverify.report.sentences import (
     unresolved_sentence,
 )
 from sdeverify.report.tables import Table
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure's place in the report.
-
-    Args:
-        stem: its file's name without ending.
-        caption: what it shows.
-        alternative: the same for those who cannot see it.
-    """
-
-    stem: str
-    caption: str
-    alternative: str
+from sdeverify.report.writing import Picture
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Section:
+class ComparisonView:
     """One comparison as the report shows it."""
 
     name: str
@@ -70,8 +56,8 @@ class Section:
     outside: tuple[str, ...]
 
 
-def section(c: Comparison) -> Section:
-    """A comparison's section."""
+def comparison_view(c: Comparison) -> ComparisonView:
+    """What the report shows of a comparison."""
     d = c.description
     facts = {
         "Claim": str(d["claim"]),
@@ -80,7 +66,7 @@ def section(c: Comparison) -> Section:
         "Start": c.start_note,
         "Source": str(d["source"]),
     }
-    return Section(
+    return ComparisonView(
         name=c.name,
         title=c.title,
         headline=headline(c),
@@ -103,28 +89,32 @@ def section(c: Comparison) -> Section:
 
 def summary_picture(r: Results) -> Picture:
     """The figure that shows all comparisons."""
-    said = "; ".join(
+    from sdeverify.report.figures import summary_figure
+
+    verdicts = "; ".join(
         f"{c.title}: order {headline(c).order}, {headline(c).verdict}" for c in r.comparisons
     )
     return Picture(
         "summary",
         "Weak error against the step, log-log, one observable for each comparison. A right SDE's "
         "errors fall at least as steeply as the dashed line. Bars: 2 standard errors.",
-        f"Error against step for each comparison. {said}.",
+        f"Error against step for each comparison. {verdicts}.",
+        lambda: summary_figure(r),
     )
 
 
 def _constants(description: Mapping[str, Any]) -> tuple[Constant, ...]:
-    symbols = description.get("symbols") or {}
-    made = []
+    constants = []
     for name, entry in description["constants"].items():
         value, meaning = entry if isinstance(entry, (list, tuple)) else (entry, "")
-        latex = symbols.get(name) or symbol_latex(name)
-        made.append(Constant(str(name), latex, prose(anything(value)), prose(str(meaning))))
-    return tuple(made)
+        latex, text = symbol_latex(name), prose(anything(value))
+        constants.append(Constant(str(name), latex, text, prose(str(meaning))))
+    return tuple(constants)
 
 
 def _pictures(c: Comparison) -> dict[str, Picture]:
+    from sdeverify.report import figures
+
     listed = ", ".join(c.observables)
     flow = (
         " Grey squares: the same chain against gradient flow, the SDE without its noise."
@@ -137,7 +127,7 @@ def _pictures(c: Comparison) -> dict[str, Picture]:
     )
     bars = "the numerical bounds" if c.computed else "2 standard errors"
     limit = "|error| + its bound" if c.computed else "|error| + 2 standard errors"
-    made = {
+    pictures = {
         "errors": Picture(
             f"{c.name}-errors",
             f"Size of the weak error at step {plain(c.last_step)} against the ladder's step, "
@@ -146,19 +136,22 @@ def _pictures(c: Comparison) -> dict[str, Picture]:
             "of an error that is not resolved. Solid: the fit. Dashed: the "
             f"claimed slope {plain(c.claimed_order)}.{flow}",
             f"Log-log plots of weak error against step for {listed}. Verdicts: {orders}.",
+            lambda: figures.figure_errors(c),
         ),
         "signed": Picture(
             f"{c.name}-signed-errors",
             f"Signed weak error over time at each rung, with bands of {bars}.",
             f"Signed weak error over time at {c.rungs} rungs, for {listed}.",
+            lambda: figures.figure_signed_errors(c),
         ),
     }
     if not c.computed:
-        made["moments"] = Picture(
+        pictures["moments"] = Picture(
             f"{c.name}-moments",
             "Mean (large) and standard deviation over replicas (small) of the chain at each rung, "
             "light to dark as the step falls, and of the SDE, dashed. Bands: 2 standard errors of "
             "the mean.",
             f"Mean and standard deviation over time, chain and SDE, of {listed}.",
+            lambda: figures.figure_moments(c),
         )
-    return made
+    return pictures

@@ -125,8 +125,8 @@ def comparison(
         "ladder": kind,
         "cannot_tell": "It says nothing of other learning rates, batch sizes or horizons.",
         "description": json.dumps(RMSPROP if svag else SGD),
-        "noise_skewness": json.dumps({"mean_abs": 0.62, "max_abs": 2.41}),
-        "noise_kurtosis": json.dumps({"mean_abs": 1.9, "max_abs": 14.2}),
+        "noise_skewness": json.dumps({"median": 0.62, "maximum": 2.41}),
+        "noise_kurtosis": json.dumps({"median": 1.9, "maximum": 14.2}),
         "start_note": "Both sides start from one state after 60 warm-up steps.",
         "outside_theorem": json.dumps(["accuracy"]),
     }
@@ -140,7 +140,6 @@ def tree_of(children: dict[str, xr.DataTree]) -> xr.DataTree:
         "title": "Do SDEs describe training on handwritten digits?",
         "question": "A 64-16-10 tanh network on 256 digits: is each SDE of weak order 1?",
         "command": "sdeverify report studies/digits/study.py",
-        "created": "2026-01-05",
         "versions": json.dumps({"sdeverify": "0.1.0", "torch": "2.13.0", "numpy": "2.4"}),
         "parameters": json.dumps({"replicas": 1024, "seed": 0, "note": "<b>a|b</b> $x$"}),
     }

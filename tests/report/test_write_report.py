@@ -16,7 +16,7 @@ from sdeverify.report import write_report
 from sdeverify.report.formatting import percent
 from sdeverify.report.rendering import inline_svg, write_whole
 from sdeverify.report.results import read_comparison, read_results
-from sdeverify.report.sentences import headline, limit_sentence
+from sdeverify.report.sentences import bias_sentence, headline, limit_sentence
 from sdeverify.report.tables import limit_text
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -103,7 +103,8 @@ def test_the_page_says_verdicts_equations_observables_and_provenance(page: Page)
         "theta[0]", "|gradient|^2", "tr Sigma", "accuracy (outside the theorem)",
         "arXiv 2205.10287", "σ ≫ |∇f|", "60 warm-up steps", "mini-batches of 8 of 256",
         "A constant error, the mark of a wrong SDE, is not excluded", "of the coarsest error",
-        "It says nothing of other learning rates", "size of the skewness: mean absolute value 0.62",
+        "It says nothing of other learning rates",
+        "size of the skewness: median 0.62, maximum 2.41",
         "sdeverify report studies/digits/study.py", "2.13.0", "float64", "learning_rate = 0.005",
     ):  # fmt: skip
         assert wanted in text
@@ -125,6 +126,21 @@ def test_an_inconclusive_comparison_says_how_many_replicas_it_would_take(
     left = 0.3 * abs(errors["error"])
     blunt = replace(comparison, errors=errors.assign(integrator_residual=left))
     assert "More substeps first" in headline(blunt).sentence
+
+
+def test_a_bias_that_was_taken_out_is_told_apart_from_what_may_be_left(
+    small_results: xr.DataTree,
+) -> None:
+    c = read_results(small_results).comparisons[0]
+    size = abs(c.errors["error"]) + 2 * c.errors["standard_error"]
+    errors = c.errors.assign(integrator_bias=2 * size, integrator_residual=0.001 * size)
+    found = re.search(
+        r"it was at most (\d+)%.* may have left, at most (\S+)%",
+        bias_sentence(replace(c, errors=errors)),
+    )
+    assert found
+    assert 200 <= int(found[1]) <= 400
+    assert 0.1 <= float(found[2]) <= 0.2
 
 
 def test_the_limit_stands_beside_the_coarsest_error_and_the_spread(
