@@ -22,6 +22,7 @@ from sdeverify.analysis.datasets.schema import finish_chain, finish_path
 from sdeverify.analysis.power_law import fit, whiten
 from sdeverify.base.rng import Block
 from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.options import Run
 from sdeverify.exact import Moving, Periodic, Positive
 from sdeverify.problems.library import circle_problem
 
@@ -99,12 +100,13 @@ def exact(name: str) -> list[xr.Dataset]:
 def sampled(name: str) -> list[list[xr.Dataset]]:
     """`BLOCKS` independent measurements of the same, of `SIZE` replicas: [measurement][level]."""
     s, replicas = SETTINGS[name], BLOCKS * SIZE
-    common: tuple[Any, ...] = (s.start, STEPS, OBSERVABLES, replicas)
+    common: tuple[Any, ...] = (s.start, STEPS, OBSERVABLES)
+    run = Run(replicas=replicas, block_size=SIZE)
     jobs = [
-        chain_job(*sv.svag(s.optimizer, s.oracle, level), *common, i, SIZE)
+        chain_job(*sv.svag(s.optimizer, s.oracle, level), *common, run.at(i))
         for i, level in enumerate(s.levels)
     ]
-    jobs.append(path_job(sv.derive(s.optimizer, s.oracle), *common, (8, 16), 0, block_size=SIZE))
+    jobs.append(path_job(sv.derive(s.optimizer, s.oracle), *common, run, substeps=(8, 16)))
     computed = [j.dataset({b.index: j.compute(b, False) for b in j.blocks}) for j in jobs]
     parts = [
         [_part(ds, i, finish_path if ds is computed[-1] else finish_chain) for ds in computed]
@@ -205,7 +207,14 @@ def test_pure_noise_is_called_inconclusive(name: str) -> None:
     sde = sv.derive(s.optimizer, s.oracle)
     verdicts = []
     paths = [
-        path_job(sde, s.start, STEPS, OBSERVABLES, 60 * 64, (2, 4), seed, block_size=64)
+        path_job(
+            sde,
+            s.start,
+            STEPS,
+            OBSERVABLES,
+            Run(replicas=60 * 64, seed=seed, block_size=64),
+            substeps=(2, 4),
+        )
         for seed in (11, 12, 13, 14)
     ]
     for i in range(60):

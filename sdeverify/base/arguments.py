@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, did_you_mean
 
 
 def number(value: Any, what: str) -> float:
@@ -38,10 +39,10 @@ def whole(value: Any, what: str) -> int:
 
 
 def numbers(values: Any, what: str) -> list[float]:
-    """The values as a list of floats.
+    """The values as a list of floats; one number as a list of itself.
 
     Raises:
-        InvalidInputError: a text or a single value, or one of the values is no number.
+        InvalidInputError: a text, or one of the values is no number.
     """
     return [number(value, f"each of {what}") for value in _listed(values, what)]
 
@@ -52,14 +53,14 @@ def wholes(values: Any, what: str) -> list[int]:
 
 
 def _listed(values: Any, what: str) -> list[Any]:
-    if not isinstance(values, str | bytes):
-        try:
-            return list(values)
-        except TypeError:
-            pass
-    raise InvalidInputError(
-        f"{what} must be a list of numbers; got {values!r}. Give [1, 2], or [1] for one."
-    )
+    if values is None or isinstance(values, str | bytes):
+        raise InvalidInputError(
+            f"{what} must be a number or a list of numbers; got {values!r}. Give 2, or [1, 2]."
+        )
+    try:
+        return list(values)
+    except TypeError:
+        return [values]
 
 
 def confidence_level(value: Any) -> float:
@@ -73,29 +74,66 @@ def confidence_level(value: Any) -> float:
     return float(value)
 
 
-def count_or_steps(steps: int | Sequence[float]) -> int | list[float]:
+def count_or_steps(steps: float | Sequence[float]) -> int | list[float]:
     """How many steps, or which ones.
 
     Raises:
         InvalidInputError: neither a whole number nor a list of numbers.
     """
-    if isinstance(steps, str | bytes) or not hasattr(steps, "__iter__"):
+    if np.ndim(steps) == 0:
         return whole(steps, "steps")
     return numbers(steps, "steps")
 
 
-def recorded_steps(steps: int | Sequence[float]) -> tuple[float, ...]:
+def recorded_steps(steps: float | Sequence[float]) -> tuple[float, ...]:
     """The steps to record, from 0 on: about ten for a number, those of a sequence.
 
     Raises:
         InvalidInputError: no step forward from the start.
     """
-    given = count_or_steps(steps)
-    if isinstance(given, int):
-        if given < 1:
-            raise InvalidInputError(f"steps must be >= 1; got {given}.")
-        return tuple(float(s) for s in np.unique(np.linspace(0, given, 11).round()))
-    listed = sorted({0.0, *given})
-    if len(listed) < 2 or listed[0] < 0:
-        raise InvalidInputError(f"steps are counted forward from the start; got {given}.")
-    return tuple(listed)
+    wanted = count_or_steps(steps)
+    if isinstance(wanted, int):
+        if wanted < 1:
+            raise InvalidInputError(f"steps must be >= 1; got {wanted}.")
+        return tuple(float(s) for s in np.unique(np.linspace(0, wanted, 11).round()))
+    recorded = sorted({0.0, *wanted})
+    if len(recorded) < 2 or not all(0 <= step < np.inf for step in recorded):
+        raise InvalidInputError(f"steps are counted forward from the start; got {wanted}.")
+    return tuple(recorded)
+
+
+_UNITS = {"": 1, "b": 1} | {
+    name: 1024**power
+    for power, letter in enumerate("kmgt", 1)
+    for name in (letter, f"{letter}b", f"{letter}ib")
+}
+
+
+def memory_budget(memory: int | str) -> int:
+    """Bytes from a number, or from a text such as "500MB" or "2GB" (units of 1024).
+
+    Raises:
+        InvalidInputError: neither of them.
+    """
+    if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
+        return memory
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
+    size = 0 if found is None else int(float(found[1]) * _UNITS.get(found[2], 0))
+    if size < 1:
+        raise InvalidInputError(
+            f"memory is a number of bytes or a text such as '500MB' or '2GB'; got {memory!r}."
+        )
+    return size
+
+
+def unknown_names(
+    given: Iterable[str], accepted: Iterable[str], known: Sequence[str], whose: str, what: str
+) -> None:
+    """Refuses names that are not accepted, with the nearest of the known ones.
+
+    Raises:
+        InvalidInputError: a name that is not among those accepted.
+    """
+    for name in sorted(set(given) - set(accepted)):
+        hint = did_you_mean(name, known) or f" It has {', '.join(known)}."
+        raise InvalidInputError(f"{whose} has no {what} '{name}'.{hint}")

@@ -17,7 +17,7 @@ def check_device(device: Any) -> None:
     """
     import torch
 
-    if not isinstance(device, str):
+    if device is None:
         return
     try:
         torch.empty(1, device=device)

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sdeverify.ensembles.job import replica_cost
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -33,12 +31,11 @@ class StudyBars:
     @contextmanager
     def begin(self, jobs: Mapping[str, Job], done: Mapping[str, int]) -> Iterator[None]:
         """Shows the bars for as long as the context lasts."""
-        self._cost = {name: replica_cost(job) for name, job in jobs.items()}
+        self._cost = {name: job.replica_cost for name, job in jobs.items()}
         work: Counter[str] = Counter()
         for name, job in jobs.items():
-            replicas = sum(block.size for block in job.blocks)
-            self.total[_study(name)] += replicas
-            work[_study(name)] += round(replicas * self._cost[name])
+            self.total[_study(name)] += job.replicas
+            work[_study(name)] += round(job.replicas * self._cost[name])
         self._bars = _bars(self.console)
         with self._bars:
             for study, total in work.items():

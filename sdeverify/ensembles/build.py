@@ -15,9 +15,10 @@ from sdeverify.base.rng import Block, Streams, blocks_of
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.base.versions import versions
-from sdeverify.ensembles.job import Job
+from sdeverify.ensembles.job import Job, Side
 from sdeverify.ensembles.memory import chain_footprint, path_footprint
-from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.observables import Observable, checked_observables
+from sdeverify.ensembles.options import Run
 from sdeverify.ensembles.plan import plan, precision_of
 from sdeverify.ensembles.steppers.discrete import Chain
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
@@ -29,7 +30,6 @@ from sdeverify.problems.problem import Problem
 from sdeverify.sdes.description import number
 from sdeverify.sdes.sde import GradientSDE
 
-BLOCK_SIZE = 128
 NORMALS = torch.float32
 """The precision in which a path's increments are drawn, whatever the state's; see `Streams`."""
 
@@ -38,99 +38,156 @@ def chain_job(
     optimizer: Optimizer,
     oracle: GradientOracle,
     start: State | Tensor,
-    steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    replicas: int,
-    seed: int,
-    block_size: int = BLOCK_SIZE,
+    steps: float | Sequence[float],
+    observables: Observable | Sequence[Observable],
+    run: Run,
 ) -> Job:
     """The work of `simulate`, refused here where the arguments are wrong."""
-    point, recorded = _checked(start, steps, observables, oracle.problem)
-    replicas, seed, block_size = _counts(replicas, seed, block_size)
+    check_optimizer(optimizer)
+    point, recorded = _point(start, oracle.problem), recorded_steps(steps)
+    observables = checked_observables(observables)
     chain = Chain(optimizer, oracle)
     for step in recorded:
         optimizer.own_step(point.step + step)
     own = optimizer.from_sde(point.expand(1), oracle)
 
     def run_block(block: Block) -> NDArray[np.float64]:
-        streams = Streams(seed, "gradients", [block], oracle.problem.device, oracle.problem.dtype)
+        problem = oracle.problem
+        streams = Streams(run.seed, "gradients", [block], problem.device, problem.dtype)
         states = chain.run(point.expand(block.wanted), recorded, streams)
         return np.stack([_measure(observables, state) for state in states], axis=1)
 
-    attrs = {
-        **_provenance(oracle, point, seed, replicas, block_size),
-        "name": optimizer.name,
-        "time_per_step": optimizer.time_per_step,
-        "time_per_level1_step": optimizer.time_per_step * optimizer.refinement,
-        "refinement": float(optimizer.refinement),
-        "hyperparameters": _as_text(optimizer.hyperparameters),
-    }
-    blocks = blocks_of(replicas, block_size)
-    footprint = chain_footprint(oracle, len(own))
-    return Job(run_block, recorded, point.step, observables, blocks, False, (), attrs, footprint)
+    return Job(
+        side="chain",
+        run_block=run_block,
+        steps=recorded,
+        start_step=point.step,
+        observables=observables,
+        blocks=blocks_of(run.replicas, run.block_size),
+        attrs={
+            **_provenance(oracle, point, run.seed, run.replicas, run.block_size),
+            "name": optimizer.name,
+            "time_per_step": optimizer.time_per_step,
+            "time_per_level1_step": optimizer.time_per_step * optimizer.refinement,
+            "refinement": float(optimizer.refinement),
+            "hyperparameters": _as_text(optimizer.hyperparameters),
+        },
+        footprint=chain_footprint(oracle, len(own)),
+    ).within(run.memory)
 
 
 def path_job(
     sde: GradientSDE,
     start: State | Tensor,
-    steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    replicas: int,
-    substeps: Sequence[int] | None,
-    seed: int,
+    steps: float | Sequence[float],
+    observables: Observable | Sequence[Observable],
+    run: Run,
+    *,
+    substeps: int | Sequence[int] | None = None,
     subsample: int | None = 0,
     one_gradient: bool = False,
-    block_size: int = BLOCK_SIZE,
+    side: Side = "path",
 ) -> Job:
     """The work of `solve`, refused here where the arguments are wrong."""
+    check_sde(sde)
     problem = sde.oracle.problem
-    point, recorded = _checked(start, steps, observables, problem)
-    replicas, seed, block_size = _counts(replicas, seed, block_size)
+    point, recorded = _point(start, problem), recorded_steps(steps)
+    observables = checked_observables(observables)
     _check_path(sde, point, recorded)
-    substeps, subsample = _planned(sde, replicas, substeps, subsample, one_gradient)
+    fine, subsample = _planned(sde, run.replicas, substeps, subsample, one_gradient)
     if subsample and one_gradient:
         raise InvalidInputError("subsample and one_gradient exclude each other; got both.")
     noiseless = sde.intensity == 0
-    size = min(2, replicas) if noiseless else replicas
+    size = min(2, run.replicas) if noiseless else run.replicas
     how: Increments = FullBatch(one_gradient)
     if subsample and not noiseless:
         how = Subsampled(subsample)
-    stepper = EulerMaruyama(sde, tuple(substeps), how)
+    stepper = EulerMaruyama(sde, fine, how)
     last = int(max(recorded))
 
     def run_block(block: Block) -> NDArray[np.float64]:
-        streams = Streams(seed, "brownian", [block], problem.device, NORMALS)
+        streams = Streams(run.seed, "brownian", [block], problem.device, NORMALS)
         path = stepper.run(point.expand(block.wanted), last, streams)
         wanted = (states for k, states in enumerate(path) if k in recorded)
         return np.stack(
             [np.stack([_measure(observables, s) for s in states], 1) for states in wanted], axis=2
         )
 
-    attrs = {
-        **_provenance(sde.oracle, point, seed, size, block_size),
-        "name": sde.description.name,
-        "model": sde.model,
-        "time_per_step": sde.time_per_level1_step,
-        "time_per_level1_step": sde.time_per_level1_step,
-        "refinement": 1.0,
-        "subsample": 0 if noiseless else subsample,
-        "one_gradient": int(one_gradient),
-        "normals": str(NORMALS).removeprefix("torch."),
-        "hyperparameters": _as_text(sde.constants),
-    }
-    blocks = blocks_of(size, block_size)
-    footprint = path_footprint(stepper, subsample)
-    fine = tuple(substeps)
-    return Job(run_block, recorded, point.step, observables, blocks, True, fine, attrs, footprint)
+    return Job(
+        side=side,
+        run_block=run_block,
+        steps=recorded,
+        start_step=point.step,
+        observables=observables,
+        blocks=blocks_of(size, run.block_size),
+        substeps=fine,
+        attrs={
+            **_provenance(sde.oracle, point, run.seed, size, run.block_size),
+            "name": sde.description.name,
+            "model": sde.model,
+            "time_per_step": sde.time_per_level1_step,
+            "time_per_level1_step": sde.time_per_level1_step,
+            "refinement": 1.0,
+            "subsample": 0 if noiseless else subsample,
+            "one_gradient": int(one_gradient),
+            "normals": str(NORMALS).removeprefix("torch."),
+            "hyperparameters": _as_text(sde.constants),
+        },
+        footprint=path_footprint(stepper, subsample),
+    ).within(run.memory)
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuses what is no optimizer of this package.
+
+    Raises:
+        InvalidInputError: with what makes one of it.
+    """
+    if isinstance(optimizer, Optimizer):
+        return
+    got = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise InvalidInputError(
+            f"an optimizer in the form of sdeverify is wanted; got torch's {got}. Take "
+            "sv.optimizer_from_torch(optimizer, problem), and sv.start_from_torch for the start."
+        )
+    raise InvalidInputError(
+        f"an optimizer is wanted, sv.SGD(learning_rate=0.1) say; got an object of type {got}."
+    )
+
+
+def check_sde(sde: object) -> None:
+    """Refuses what is no SDE.
+
+    Raises:
+        InvalidInputError: with what makes one of it.
+    """
+    if isinstance(sde, GradientSDE):
+        return
+    got = type(sde).__name__
+    if isinstance(sde, Optimizer):
+        raise InvalidInputError(
+            f"an SDE is wanted; got the optimizer {got}. Take sv.derive(optimizer, oracle)."
+        )
+    if isinstance(sde, torch.optim.Optimizer):
+        raise InvalidInputError(
+            f"an SDE is wanted; got torch's {got}. Take "
+            "sv.derive(sv.optimizer_from_torch(optimizer, problem), oracle)."
+        )
+    if isinstance(sde, type) and issubclass(sde, GradientSDE):
+        got = f"class {sde.__name__}"
+    raise InvalidInputError(
+        f"an SDE is wanted, as sv.derive(optimizer, oracle) gives it; got an object of type {got}."
+    )
 
 
 def _planned(
     sde: GradientSDE,
     replicas: int,
-    substeps: Sequence[int] | None,
+    substeps: int | Sequence[int] | None,
     subsample: int | None,
     one_gradient: bool,
-) -> tuple[Sequence[int], int]:
+) -> tuple[tuple[int, ...], int]:
     """Step sizes and samples as asked for, and as planned where they are left open."""
     if subsample is not None:
         subsample = whole(subsample, "subsample")
@@ -139,7 +196,7 @@ def _planned(
     if substeps is not None:
         substeps = wholes(substeps, "substeps")
     if substeps is not None and subsample is not None:
-        return substeps, subsample
+        return tuple(substeps), subsample
     found = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
     return found.substeps, found.subsample if subsample is None else subsample
 
@@ -155,12 +212,8 @@ def _check_path(sde: GradientSDE, point: State, recorded: Sequence[float]) -> No
         )
 
 
-def _checked(
-    start: State | Tensor,
-    steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    problem: Problem,
-) -> tuple[State, tuple[float, ...]]:
+def _point(start: State | Tensor, problem: Problem) -> State:
+    """The start as a State of the problem's kind."""
     point = start if isinstance(start, State) else State(0, theta=start)
     theta = point.theta
     if theta.shape not in {(problem.dim,), (1, problem.dim)}:
@@ -168,22 +221,11 @@ def _checked(
             f"the start is one point of {problem.dim} parameters, shape ({problem.dim},); got "
             f"{tuple(theta.shape)}."
         )
-    names = [o.name for o in observables]
-    if not names or len(set(names)) != len(names):
-        raise InvalidInputError(f"observables need different names, at least one; got {names}.")
     moved = {
         name: value.detach().to(dtype=problem.dtype, device=problem.device)
         for name, value in point.components.items()
     }
-    return State(point.step, **moved), recorded_steps(steps)
-
-
-def _counts(replicas: int, seed: int, block_size: int) -> tuple[int, int, int]:
-    if whole(replicas, "replicas") < 2:
-        raise InvalidInputError(f"an ensemble needs at least 2 replicas; got {replicas}.")
-    if whole(block_size, "block_size") < 1:
-        raise InvalidInputError(f"a block has at least 1 replica; got block_size={block_size}.")
-    return whole(replicas, "replicas"), whole(seed, "seed"), whole(block_size, "block_size")
+    return State(point.step, **moved)
 
 
 def _measure(observables: Sequence[Observable], state: State) -> NDArray[np.float64]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import xarray as xr
@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.moments import BlockResult, block_moments, cross_block_moments
 from sdeverify.analysis.datasets.schema import chain_dataset, path_dataset
+from sdeverify.base.arguments import memory_budget
 from sdeverify.base.rng import Block
-from sdeverify.ensembles.memory import Footprint, parse_memory
+from sdeverify.ensembles.memory import Footprint
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.progress import Progress, progress_of
 from sdeverify.errors import SdeverifyError
 from sdeverify.problems.gradients.chunks import memory_limit
+
+Side = Literal["chain", "path", "flow", "full"]
+"""The optimizer, its SDE, the SDE without noise, and the SDE with all samples, to confirm it."""
+
+_CHAIN_SAMPLES = 16
+"""What an optimizer step costs, in gradients of one sample: the batch and its overhead, roughly."""
 
 
 class Sink(Protocol):
@@ -32,23 +40,43 @@ class Job:
     """An ensemble that is computed block by block; what a block gives depends on nothing else.
 
     Args:
+        side: what the ensemble stands for.
         run_block: the values `(replica, [substeps,] step, observable)` of a block, or of a part.
         footprint: what a replica holds in memory; None where a block is never cut.
         memory: the budget in bytes, beyond what is held before; None for a default.
         may_diverge: moments that are not finite are a finding and not refused.
     """
 
+    side: Side
     run_block: Callable[[Block], NDArray[np.float64]]
     steps: tuple[float, ...]
     start_step: float
     observables: Sequence[Observable]
     blocks: Sequence[Block]
-    crossed: bool
-    substeps: tuple[int, ...]
+    substeps: tuple[int, ...] = ()
     attrs: dict[str, Any] = field(default_factory=dict)
     footprint: Footprint | None = None
     memory: int | None = None
     may_diverge: bool = False
+
+    @property
+    def crossed(self) -> bool:
+        """Whether several step sizes share one Brownian path."""
+        return self.side != "chain"
+
+    @property
+    def replicas(self) -> int:
+        """The size of the ensemble."""
+        return sum(block.size for block in self.blocks)
+
+    @property
+    def replica_cost(self) -> float:
+        """What one replica costs, roughly, in gradients of one sample."""
+        steps = float(self.steps[-1])
+        if not self.crossed:
+            return steps * float(self.attrs.get("refinement", 1)) * _CHAIN_SAMPLES
+        samples = int(self.attrs.get("subsample", 0)) or int(self.attrs.get("samples", 1))
+        return steps * sum(self.substeps) * (samples + _CHAIN_SAMPLES)
 
     def within(self, memory: int | str | None) -> Job:
         """The same job within a budget of memory (bytes, or a text such as "2GB").
@@ -58,15 +86,10 @@ class Job:
         """
         if memory is None:
             return self
-        budget = parse_memory(memory)
+        budget = memory_budget(memory)
         if self.footprint is not None:
             self.footprint.plan(budget, max(block.size for block in self.blocks))
         return replace(self, memory=budget)
-
-    def missing(self, sink: Sink | None) -> list[Block]:
-        """The blocks that are not in the sink yet."""
-        there = sink.load() if sink is not None else {}
-        return [block for block in self.blocks if block.index not in there]
 
     def compute(self, block: Block, keep: bool) -> BlockResult:
         """One block's result; refused where the dynamics diverged."""
@@ -108,43 +131,57 @@ class Job:
     def _divergence(self, values: NDArray[np.float64]) -> str:
         bad = ~np.isfinite(values).reshape(len(values), -1, *values.shape[-2:]).all(axis=(0, 1))
         step, observable = (int(i) for i in np.argwhere(bad)[0])
+        name = self.observables[observable].name
+        what = f"{self.attrs['name']}: observable '{name}' is not finite"
+        if self.steps[step] == 0:
+            return (
+                f"{what} at the start itself, step {self.start_step:g}, before any dynamics. Look "
+                "at the start, the data and the observable there."
+            )
         return (
-            f"{self.attrs['name']}: observable '{self.observables[observable].name}' is not finite "
-            f"at step {self.start_step + self.steps[step]:g}. The dynamics diverged: use a smaller "
-            "learning rate, a larger epsilon, more substeps or a longer warm-up."
+            f"{what} at step {self.start_step + self.steps[step]:g}. The dynamics diverged: use a "
+            "smaller learning rate, a larger epsilon, more substeps or a longer warm-up."
         )
+
+
+def run_jobs(
+    jobs: Mapping[str, Job],
+    sinks: Mapping[str, Sink] | None = None,
+    progress: Progress | bool | None = None,
+    keep_replicas: bool = False,
+) -> dict[str, xr.Dataset]:
+    """Computes the blocks that are missing, saves each as it comes, and gives the datasets.
+
+    Args:
+        sinks: where the blocks of an ensemble go, by its name.
+        progress: see `RunOptions`.
+    """
+    shown = progress_of(progress)
+    datasets = {}
+    for name, job in jobs.items():
+        sink = None if sinks is None else sinks.get(name)
+        results = {} if sink is None else sink.load()
+        done = sum(block.size for block in job.blocks if block.index in results)
+        shown(name, done, job.replicas)
+        for block in job.blocks:
+            if block.index in results:
+                continue
+            results[block.index] = job.compute(block, keep_replicas)
+            if sink is not None:
+                sink.save(block.index, results[block.index])
+            done += block.size
+            shown(name, done, job.replicas)
+        datasets[name] = job.dataset(results)
+    return datasets
 
 
 def run_job(
     job: Job,
     sink: Sink | None = None,
     keep_replicas: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | bool | None = None,
 ) -> xr.Dataset:
-    """Computes the blocks that are missing, saves each as it comes, and gives the dataset.
-
-    Args:
-        progress: called with the number of replicas after each block, those loaded included.
-    """
-    results = sink.load() if sink is not None else {}
-    for block in job.blocks:
-        if block.index not in results:
-            results[block.index] = job.compute(block, keep_replicas)
-            if sink is not None:
-                sink.save(block.index, results[block.index])
-        if progress is not None:
-            progress(block.size)
-    return job.dataset(results)
-
-
-_CHAIN_SAMPLES = 16
-"""What an optimizer step costs, in gradients of one sample: the batch and its overhead, roughly."""
-
-
-def replica_cost(job: Job) -> float:
-    """What one replica of an ensemble costs, roughly, in gradients of one sample."""
-    steps = float(job.steps[-1])
-    if not job.crossed:
-        return steps * float(job.attrs.get("refinement", 1)) * _CHAIN_SAMPLES
-    samples = int(job.attrs.get("subsample", 0)) or int(job.attrs.get("samples", 1))
-    return steps * sum(job.substeps) * (samples + _CHAIN_SAMPLES)
+    """One ensemble, see `run_jobs`; its name is that of what moves it."""
+    name = str(job.attrs["name"])
+    sinks = {} if sink is None else {name: sink}
+    return run_jobs({name: job}, sinks, progress, keep_replicas)[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,29 +19,6 @@ COMPILER = 128 << 20
 """Bytes of a budget that are left to torch's compiler where it is used (measured: about 90 MiB)."""
 LEAST_GRADIENTS = 4 << 20
 """Bytes that the gradients' temporaries get at least."""
-
-_UNITS = {"": 1, "b": 1} | {
-    name: 1024**power
-    for power, letter in enumerate("kmgt", 1)
-    for name in (letter, f"{letter}b", f"{letter}ib")
-}
-
-
-def parse_memory(memory: int | str) -> int:
-    """Bytes from a number, or from a text such as "500MB" or "2GB" (units of 1024).
-
-    Raises:
-        InvalidInputError: neither of them.
-    """
-    if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
-        return memory
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
-    size = 0 if found is None else int(float(found[1]) * _UNITS.get(found[2], 0))
-    if size < 1:
-        raise InvalidInputError(
-            f"memory is a number of bytes or a text such as '500MB' or '2GB'; got {memory!r}."
-        )
-    return size
 
 
 class MemoryPlan(NamedTuple):

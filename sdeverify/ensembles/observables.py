@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sdeverify.base.shapes import Tensor, Values
 from sdeverify.base.state import State
@@ -25,10 +26,52 @@ class Observable:
     smooth: bool = True
 
     def __call__(self, state: State) -> Values:
-        value = self.function(state)
-        if value.shape != state.theta.shape[:1]:
+        before = {part: value._version for part, value in state.components.items()}
+        value: Any = self.function(state)
+        for part, version in before.items():
+            if state.components[part]._version != version:
+                raise InvalidInputError(
+                    f"observable '{self.name}' writes into the state's {part}, which the others "
+                    f"read as well. Let it work on a copy, state.{part}.clone()."
+                )
+        wanted = state.theta.shape[:1]
+        if not isinstance(value, Tensor) or value.shape != wanted:
+            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
             raise InvalidInputError(
-                f"observable '{self.name}' must give one number a replica, shape "
-                f"{tuple(state.theta.shape[:1])}; got {tuple(value.shape)}."
+                f"observable '{self.name}' must give one number a replica, a tensor of shape "
+                f"{tuple(wanted)}; got {got}."
+            )
+        if value.is_complex():
+            raise InvalidInputError(
+                f"observable '{self.name}' must give real numbers; got {value.dtype}. Take the "
+                "real and the imaginary part as two observables."
             )
         return value
+
+
+def checked_observables(observables: Any) -> list[Observable]:
+    """The observables as a list; a single one as a list of itself.
+
+    Raises:
+        InvalidInputError: none, two of one name, or something that is no observable.
+    """
+    if isinstance(observables, Observable):
+        return [observables]
+    listed: Any = [observables] if isinstance(observables, str) else observables
+    if not isinstance(listed, Sequence):
+        raise InvalidInputError(f"observables are a list; got {observables!r}.")
+    for one in listed:
+        if not isinstance(one, Observable):
+            raise InvalidInputError(f"each of the observables is an Observable; {_remedy(one)}")
+    names = [observable.name for observable in listed]
+    if not names or len(set(names)) != len(names):
+        raise InvalidInputError(f"observables need different names, at least one; got {names}.")
+    return list(listed)
+
+
+def _remedy(one: object) -> str:
+    if isinstance(one, str):
+        return f"got the text {one!r}. Use one of sv.measures, sv.measures.loss(problem) say."
+    if callable(one):
+        return "got a function. Give it a name: sv.Observable('name', function)."
+    return f"got {one!r}. Use one of sv.measures, or sv.Observable(name, function)."

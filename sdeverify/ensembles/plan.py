@@ -62,8 +62,9 @@ class Plan:
 def plan(
     sde: GradientSDE,
     precision: float = PRECISION,
+    *,
     compared: bool = False,
-    substeps: Sequence[int] | None = None,
+    substeps: int | Sequence[int] | None = None,
     subsample: int | None = None,
 ) -> Plan:
     """The cheapest way that is known to find the SDE's expectations to a precision.
@@ -88,21 +89,21 @@ def plan(
         )
     why, fine = "the samples were asked for", "the dt were asked for"
     if substeps is not None:
-        substeps = wholes(substeps, "substeps")
+        sizes = tuple(wholes(substeps, "substeps"))
     else:
-        substeps = _substeps(precision)
+        sizes = _substeps(precision)
         fine = f"these dt serve a precision of {precision:.2g} spreads"
     if subsample is not None:
         subsample = whole(subsample, "subsample")
     else:
-        subsample, why = _subsample(sde, max(substeps, default=1))
+        subsample, why = _subsample(sde, max(sizes, default=1))
     wanted = NOISE_SHARE * precision
-    weights, costs = [1.0], [_cost(sde, substeps, subsample)]
+    weights, costs = [1.0], [_cost(sde, sizes, subsample)]
     if compared:
         weights, costs = [1.0, -1.0], [*costs, 1.0]
     split = best_allocation(weights, costs, standard_error=wanted).replicas
     runs = split[1] if compared else 0
-    return Plan(precision, tuple(substeps), subsample, split[0], runs, f"{why}, and {fine}")
+    return Plan(precision, sizes, subsample, split[0], runs, f"{why}, and {fine}")
 
 
 def precision_of(replicas: int) -> float:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
 import xarray as xr
 
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
-from sdeverify.ensembles.build import BLOCK_SIZE, chain_job, path_job
-from sdeverify.ensembles.job import Sink, run_job
+from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.job import run_job
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import EnsembleOptions, Run
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.sdes.sde import GradientSDE
@@ -21,14 +23,8 @@ def simulate(
     oracle: GradientOracle,
     start: State | Tensor,
     steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    replicas: int = 1024,
-    seed: int = 0,
-    block_size: int = BLOCK_SIZE,
-    keep_replicas: bool = False,
-    sink: Sink | None = None,
-    progress: Callable[[int], None] | None = None,
-    memory: int | str | None = None,
+    observables: Observable | Sequence[Observable],
+    **options: Unpack[EnsembleOptions],
 ) -> xr.Dataset:
     """An ensemble of the discrete optimizer: means, standard errors and block moments.
 
@@ -36,13 +32,8 @@ def simulate(
         start: the state that all replicas start from, or theta `(param,)` for plain SGD.
         steps: level-1 steps from the start; a number is recorded at about ten equal distances, a
             sequence at just these steps (0 is always recorded).
-        replicas: size of the ensemble.
-        seed: all numbers follow from it, however the work is cut.
-        block_size: replicas in a block, the unit of work; part of the seed's meaning.
-        keep_replicas: also keep every replica's values.
-        memory: what this call may hold beyond what is there already (data, libraries), in bytes or
-            as a text, "2GB". Replicas and samples are cut to fit, which changes the results by no
-            more than rounding.
+        options: `replicas`, `seed`, `block_size`, `keep_replicas`, `sink`, `progress`, `memory`:
+            see `EnsembleOptions`.
 
     Returns:
         A dataset over (step, observable), see `sdeverify.analysis.datasets.schema`.
@@ -51,35 +42,31 @@ def simulate(
         InvalidInputError: a bad argument, before any work.
         SdeverifyError: the dynamics diverged.
     """
-    job = chain_job(optimizer, oracle, start, steps, observables, replicas, seed, block_size)
-    return run_job(job.within(memory), sink, keep_replicas, progress)
+    run = Run.of(options, simulate, EnsembleOptions)
+    job = chain_job(optimizer, oracle, start, steps, observables, run)
+    return run_job(job, run.sink, run.keep_replicas, run.progress)
 
 
 def solve(
     sde: GradientSDE,
     start: State | Tensor,
     steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    replicas: int = 1024,
-    substeps: Sequence[int] | None = None,
-    seed: int = 0,
+    observables: Observable | Sequence[Observable],
+    *,
+    substeps: int | Sequence[int] | None = None,
     subsample: int | None = None,
     one_gradient: bool = False,
-    block_size: int = BLOCK_SIZE,
-    keep_replicas: bool = False,
-    sink: Sink | None = None,
-    progress: Callable[[int], None] | None = None,
-    memory: int | str | None = None,
+    **options: Unpack[EnsembleOptions],
 ) -> xr.Dataset:
     """An ensemble of the SDE by Euler-Maruyama with the exact covariance of the gradient noise.
 
     Args:
+        start, steps, observables: as in `simulate`; here `steps` are whole numbers.
         substeps: integrator steps in one level-1 step; several step sizes share one Brownian path
             and are extrapolated to dt = 0. None for those that `plan` gives for so many replicas.
         subsample: 0 for all samples at each step; n >= 2 for a fresh subset of n; None as `plan`.
         one_gradient: the form of `FullBatch` in which an adaptive step costs one gradient.
-        start, steps, observables, replicas, seed, block_size, keep_replicas, memory: as in
-            `simulate`; here `steps` are whole numbers.
+        options: as in `simulate`.
 
     Increments are drawn in single precision, whatever the problem's: that costs a fifth of double
     precision and changes the variance of an increment by 5.5e-7 of itself.
@@ -87,16 +74,15 @@ def solve(
     Returns:
         A dataset over (substeps, step, observable), see `sdeverify.analysis.datasets.schema`.
     """
+    run = Run.of(options, solve, EnsembleOptions)
     job = path_job(
         sde,
         start,
         steps,
         observables,
-        replicas,
-        substeps,
-        seed,
-        subsample,
-        one_gradient,
-        block_size,
+        run,
+        substeps=substeps,
+        subsample=subsample,
+        one_gradient=one_gradient,
     )
-    return run_job(job.within(memory), sink, keep_replicas, progress)
+    return run_job(job, run.sink, run.keep_replicas, run.progress)

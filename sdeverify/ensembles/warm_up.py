@@ -20,6 +20,7 @@ def warm_up(
     oracle: GradientOracle,
     theta0: Vector,
     steps: int = 60,
+    *,
     seed: int = 0,
 ) -> State:
     """The state after one discrete run of `steps` steps from torch's own initial state.

@@ -28,9 +28,10 @@ def certify_integrator(
     sde: GradientSDE,
     start: State | Tensor,
     steps: int | Sequence[float],
-    substeps: Sequence[int],
+    substeps: int | Sequence[int],
     observables: Sequence[Observable],
     domain: Domain,
+    *,
     increments: Increments | None = None,
     nodes: int = 12,
 ) -> xr.DataTree:
@@ -53,23 +54,21 @@ def certify_integrator(
     Raises:
         InvalidInputError, UnsupportedError: as `exact_weak_error`, or fewer than two step sizes.
     """
-    substeps = wholes(substeps, "substeps")
-    if len(substeps) < 2 or list(substeps) != sorted(set(substeps)):
+    sizes = wholes(substeps, "substeps")
+    if len(sizes) < 2 or sizes != sorted(set(sizes)):
         raise InvalidInputError(
             f"an order needs two or more ascending substeps, e.g. (1, 2, 4); got {substeps!r}."
         )
     form = FullBatch() if increments is None else increments
-    oracles = [
-        IntegratorOracle(sde, form, EulerMaruyama(sde, (s,), form).dt, nodes) for s in substeps
-    ]
+    oracles = [IntegratorOracle(sde, form, EulerMaruyama(sde, (s,), form).dt, nodes) for s in sizes]
     path = exact_continuous(sde, start, steps, observables, domain)
     sides = [
         exact_discrete(Integrator(sde, s), oracle, start, steps, observables, domain)
-        for s, oracle in zip(substeps, oracles, strict=True)
+        for s, oracle in zip(sizes, oracles, strict=True)
     ]
     each = [exact_difference(side, path) for side in sides]
-    along = ladder(each, "integrator", claimed_order=1.0, substeps=list(substeps))
-    named = {f"substeps_{s}": side for s, side in zip(substeps, sides, strict=True)}
+    along = ladder(each, "integrator", claimed_order=1.0, substeps=sizes)
+    named = {f"substeps_{s}": side for s, side in zip(sizes, sides, strict=True)}
     return xr.DataTree.from_dict(
         {"path": path, **named, "errors": along, "order": estimate_order(along)}
     )

@@ -38,6 +38,7 @@ def consistency(
     oracle: GradientOracle,
     sde: SDE | Callable[[Optimizer, GradientOracle], SDE],
     state: State,
+    *,
     ladder: Ladder | None = None,
     claimed_order: int = 1,
 ) -> xr.Dataset:

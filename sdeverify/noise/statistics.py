@@ -97,6 +97,7 @@ class NoiseStatistics:
 def noise_statistics(
     problem: Problem,
     theta: Tensor,
+    *,
     numbers_at_once: int = NUMBERS_AT_ONCE,
 ) -> NoiseStatistics:
     """Signal, noise trace, skewness and kurtosis of the per-sample gradients at theta.

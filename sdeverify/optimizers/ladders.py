@@ -140,7 +140,7 @@ class Levels(Ladder):
         levels: real numbers >= 1, ascending; level 1 is the optimizer.
     """
 
-    levels: Sequence[float]
+    levels: float | Sequence[float]
 
     label_name = "level"
 
@@ -158,11 +158,12 @@ class Levels(Ladder):
         """The chain of a level above 1, and its oracle."""
 
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
+        levels = numbers(self.levels, "levels")
         sides = (
             (optimizer, oracle) if level == 1 else self.at(optimizer, oracle, level)
-            for level in self.levels
+            for level in levels
         )
-        return [Rung(float(lv), *side) for lv, side in zip(self.levels, sides, strict=True)]
+        return [Rung(level, *side) for level, side in zip(levels, sides, strict=True)]
 
     def fine(self, optimizer: Optimizer) -> Ladder:
         return replace(self, levels=fine_levels(optimizer))
@@ -207,7 +208,7 @@ class Rates(Ladder):
         rates: descending learning rates, the first being that of the optimizer.
     """
 
-    rates: Sequence[float]
+    rates: float | Sequence[float]
 
     label_name = "learning_rate"
     tests_noise = False
@@ -224,12 +225,13 @@ class Rates(Ladder):
         """The run of a rate."""
 
     def rungs(self, optimizer: Optimizer, oracle: GradientOracle) -> list[Rung]:
-        if abs(self.rates[0] - optimizer.learning_rate) > 1e-12 * optimizer.learning_rate:
+        rates = numbers(self.rates, "rates")
+        if abs(rates[0] - optimizer.learning_rate) > 1e-12 * optimizer.learning_rate:
             raise InvalidInputError(
                 "the first rate of the ladder is the optimizer's own, "
-                f"{optimizer.learning_rate:g}; got {self.rates[0]:g}."
+                f"{optimizer.learning_rate:g}; got {rates[0]:g}."
             )
-        return [self.at(optimizer, oracle, rate) for rate in self.rates]
+        return [self.at(optimizer, oracle, rate) for rate in rates]
 
     def fine(self, optimizer: Optimizer) -> Ladder:
         return replace(self, rates=[optimizer.learning_rate / 2**i for i in range(HALVINGS)])

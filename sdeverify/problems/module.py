@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sdeverify.base.arguments import memory_budget
+from sdeverify.base.devices import check_device
 from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.problems.checks import (
@@ -34,7 +36,7 @@ def problem_from_module(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     compiled: bool = False,
 ) -> ModuleProblem:
     """f(theta) = (1/N) sum_i loss(net_theta(inputs_i), targets_i).
@@ -48,8 +50,8 @@ def problem_from_module(
             `nn.CrossEntropyLoss(reduction="none")`.
         dtype: of the computation; the parameters' own by default.
         device: the parameters' own by default.
-        memory: budget for temporary memory in bytes (by default 1 GiB); replicas and samples are
-            cut into chunks that fit.
+        memory: budget for temporary memory, in bytes or as a text, "2GB" (by default 1 GiB);
+            replicas and samples are cut into chunks that fit.
         compiled: compile gradients, moments and Euler-Maruyama steps: the same numbers to
             rounding, compared on first use, at a cost of seconds (for a large net a minute) for
             each new shape of the work, and for each SDE and step size. What cannot be compiled is
@@ -60,6 +62,7 @@ def problem_from_module(
             that is already reduced, ...); culprit and remedy are named.
         InvalidInputError: data or parameters that do not fit together or are not finite.
     """
+    check_device(device)
     check_modules(net)
     layout = ParameterLayout.of(net)
     check_parameters(net, layout)
@@ -75,7 +78,7 @@ def problem_from_module(
         reference=layout.flatten({k: p.detach() for k, p in layout.live.items()}),
         dtype=dtype or _common_dtype(layout),
         device=torch.device(first.device if device is None else device),
-        memory=memory,
+        memory=None if memory is None else memory_budget(memory),
         compiled=compiled,
     )
 

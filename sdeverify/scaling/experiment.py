@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 import xarray as xr
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from sdeverify.base.arguments import confidence_level, count_or_steps, number, numbers
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
-from sdeverify.ensembles.build import BLOCK_SIZE, chain_job
-from sdeverify.ensembles.job import Job, run_job
+from sdeverify.ensembles.build import chain_job
+from sdeverify.ensembles.job import Job, run_jobs
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import Run, RunOptions
 from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
@@ -104,17 +105,15 @@ def scaling_experiment(
     optimizer: Optimizer,
     oracle: GradientOracle,
     start: State | Tensor,
-    kappas: Sequence[float],
+    kappas: float | Sequence[float],
+    *,
     rules: Sequence[str | BatchRule] | None = None,
     steps: int | Sequence[float] = 64,
-    observables: Sequence[Observable] = (),
-    replicas: int = 1024,
-    seed: int = 0,
+    observables: Observable | Sequence[Observable] = (),
     tolerance: float = 0.2,
     yardstick: Yardstick = "larger",
     confidence: float = 0.95,
-    block_size: int = BLOCK_SIZE,
-    progress: Callable[[str], None] | None = None,
+    **options: Unpack[RunOptions],
 ) -> xr.Dataset:
     """Runs with batch kappa B, hyperparameters and state moved by each rule, beside the run itself.
 
@@ -129,8 +128,6 @@ def scaling_experiment(
         steps: level-1 steps from the start, at which all batch factors are at whole own steps: the
             start's step and these are multiples of every kappa. A number is recorded at about
             eight such multiples.
-        replicas: of each ensemble.
-        seed: the run takes it, the scaled runs the seeds that follow.
         tolerance: a rule holds while the largest |distance| over the compared steps is at most this
             share of the yardstick.
         yardstick: "spread", the standard deviation between replicas of the run, at the compared
@@ -138,7 +135,8 @@ def scaling_experiment(
             the start; or "larger", the larger of the two, so that observables are judged by how
             much they vary at all.
         confidence: of the band of the largest distance, each rule, kappa and observable by itself.
-        progress: called with each run's name, "run" or "rule-kappa", before its work.
+        options: see `RunOptions`; the run takes the seed, the scaled runs those that follow. The
+            ensembles are named "run" and "rule-kappa".
 
     Returns:
         - over (rule, kappa, step, observable): `mean`, `distance`, `standard_error`
@@ -163,29 +161,21 @@ def scaling_experiment(
         UnsupportedError: a rule that is none for this optimizer.
         SdeverifyError: the run itself diverged.
     """
-    runs = batch_runs(
-        optimizer, oracle, start, kappas, rules, steps, observables, replicas, seed, block_size
-    )
+    run = Run.of(options, scaling_experiment)
+    runs = batch_runs(optimizer, oracle, start, kappas, rules, steps, observables, run)
     yard = checked_yard(Yard(tolerance, yardstick, confidence))
-    ensembles = {}
-    for name, job in runs.jobs.items():
-        if progress is not None:
-            progress(name)
-        ensembles[name] = run_job(job)
-    return runs.dataset(ensembles, yard)
+    return runs.dataset(run_jobs(runs.jobs, progress=run.progress), yard)
 
 
 def batch_runs(
     optimizer: Optimizer,
     oracle: GradientOracle,
     start: State | Tensor,
-    kappas: Sequence[float],
+    kappas: float | Sequence[float],
     rules: Sequence[str | BatchRule] | None,
     steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    replicas: int,
-    seed: int,
-    block_size: int = BLOCK_SIZE,
+    observables: Observable | Sequence[Observable],
+    run: Run,
 ) -> BatchRuns:
     """The work of `scaling_experiment`, refused here where the arguments are wrong."""
     factors = _checked_factors(kappas)
@@ -194,21 +184,17 @@ def batch_runs(
     for kappa in factors:
         scale_batch(oracle, kappa)
     point = start if isinstance(start, State) else State(0, theta=start)
-    common: dict[str, Any] = {
-        "steps": _recorded(steps, point.step, optimizer.refinement, factors),
-        "observables": observables,
-        "replicas": replicas,
-        "block_size": block_size,
-    }
-    jobs = {RUN: chain_job(optimizer, oracle, point, seed=seed, **common)}
+    recorded = _recorded(steps, point.step, optimizer.refinement, factors)
+    jobs = {RUN: chain_job(optimizer, oracle, point, recorded, observables, run)}
     for rule in chosen:
         for kappa in factors:
             job = chain_job(
                 scale(optimizer, kappa, rule),
                 scale_batch(oracle, kappa),
                 scale_state(point, optimizer, kappa, rule),
-                seed=seed + len(jobs),
-                **common,
+                recorded,
+                observables,
+                run.at(len(jobs)),
             )
             jobs[job_name(rule, kappa)] = replace(job, may_diverge=True)
     return BatchRuns(optimizer, tuple(chosen), tuple(factors), jobs)
@@ -231,15 +217,15 @@ def checked_yard(yard: Yard) -> Yard:
     return yard
 
 
-def _checked_factors(kappas: Sequence[float]) -> list[float]:
+def _checked_factors(kappas: float | Sequence[float]) -> list[float]:
     factors = numbers(kappas, "kappas")
     if not factors or not all(1 <= k < math.inf for k in factors):
         raise InvalidInputError(
-            f"kappas are batch factors >= 1; got {list(kappas)}. To compare smaller batches, let "
+            f"kappas are batch factors >= 1; got {factors}. To compare smaller batches, let "
             "the smallest batch be the run."
         )
     if any(b <= a for a, b in pairwise(factors)):
-        raise InvalidInputError(f"kappas are different and ascend; got {list(kappas)}.")
+        raise InvalidInputError(f"kappas are different and ascend; got {factors}.")
     factors = [kappa for kappa in factors if kappa != 1]
     if not factors:
         raise InvalidInputError("kappa = 1 is the run itself; give at least one larger factor.")

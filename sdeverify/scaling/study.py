@@ -15,9 +15,10 @@ import xarray as xr
 from sdeverify.base.arguments import whole, wholes
 from sdeverify.base.state import State
 from sdeverify.ensembles import measures
-from sdeverify.ensembles.build import BLOCK_SIZE, path_job
+from sdeverify.ensembles.build import path_job
 from sdeverify.ensembles.job import Job
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import BLOCK_SIZE, Run
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.derive import derive
@@ -62,7 +63,7 @@ class ScalingStudy:
     optimizer: Optimizer
     oracle: GradientOracle
     start: State
-    kappas: Sequence[float]
+    kappas: float | Sequence[float]
     rules: Sequence[str | BatchRule] | None = None
     steps: int | Sequence[float] = 64
     observables: Sequence[Observable] = ()
@@ -75,7 +76,7 @@ class ScalingStudy:
     prediction_steps: int = 32
     prediction_replicas: int = 32
     path_replicas: int = 0
-    substeps: Sequence[int] = (1, 2)
+    substeps: int | Sequence[int] = (1, 2)
     subsample: int = 0
     seed: int = 0
     start_note: str = ""
@@ -139,9 +140,7 @@ class ScalingStudy:
             self.rules,
             self.steps,
             self.watched,
-            self.replicas,
-            self.seed,
-            self.block_size,
+            self._run(self.replicas),
         )
 
     def jobs(self) -> dict[str, Job]:
@@ -153,13 +152,14 @@ class ScalingStudy:
                 self.start,
                 jobs[RUN].steps,
                 self.watched,
-                self.path_replicas,
-                self.substeps,
-                self.seed + len(jobs),
-                self.subsample,
-                block_size=self.block_size,
+                self._run(self.path_replicas).at(len(jobs)),
+                substeps=self.substeps,
+                subsample=self.subsample,
             )
         return jobs
+
+    def _run(self, replicas: int) -> Run:
+        return Run.checked(replicas=replicas, seed=self.seed, block_size=self.block_size)
 
     def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
         """The results: `scaling`, `prediction`, `equilibrium` for SGD with weight decay.
@@ -172,11 +172,11 @@ class ScalingStudy:
             self.optimizer,
             self.oracle,
             self.start,
-            self.prediction_steps,
-            self.prediction_replicas,
-            self.closeness,
-            self.confidence,
-            self.seed,
+            steps=self.prediction_steps,
+            replicas=self.prediction_replicas,
+            closeness=self.closeness,
+            confidence=self.confidence,
+            seed=self.seed,
         )
         if decay_of(self.optimizer):
             groups["equilibrium"] = self._equilibrium(ensembles)

@@ -15,6 +15,7 @@ from sdeverify.base.arguments import confidence_level, whole
 from sdeverify.base.rng import Streams, blocks_of
 from sdeverify.base.shapes import Parameters, Tensor, Values
 from sdeverify.base.state import State
+from sdeverify.ensembles.options import BLOCK_SIZE
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
@@ -29,7 +30,6 @@ from sdeverify.scaling.scale import largest_kappa
 
 Array = NDArray[Any]
 
-BLOCK_SIZE = 128
 MOMENT_POINTS = 4
 """End points of replicas at which the whole law of the noise is looked at."""
 SPREAD = ("median", "quantile90", "maximum")
@@ -48,6 +48,7 @@ def validity(
     optimizer: Optimizer,
     oracle: GradientOracle,
     start: State | Tensor,
+    *,
     steps: int = 32,
     replicas: int = 16,
     closeness: float = math.sqrt(2),

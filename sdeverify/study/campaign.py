@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import xarray as xr
 
 from sdeverify.base.versions import versions
-from sdeverify.ensembles.job import Job, Sink, run_job
+from sdeverify.ensembles.job import Job, Sink, run_jobs
+from sdeverify.ensembles.progress import Progress
 from sdeverify.errors import InvalidInputError, UnsupportedError, did_you_mean
 from sdeverify.study.study import Study
 
@@ -149,7 +150,7 @@ def as_campaign(study: Campaign | Study) -> Campaign:
 def run(
     study: Campaign | Study,
     sinks: Callable[[str, Job], Sink] | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress | bool | None = None,
     **parameters: Any,
 ) -> xr.DataTree:
     """Computes a study in this process and gives its results.
@@ -157,7 +158,7 @@ def run(
     Args:
         sinks: (job name, job) -> where its blocks go, such as `Store(path).sink`; with it a
             stopped run goes on where it was.
-        progress: called with the job's name and the replicas done, block by block.
+        progress: see `RunOptions`.
         parameters: of the campaign, as with `--set`.
 
     Returns:
@@ -166,13 +167,7 @@ def run(
     """
     campaign = as_campaign(study)
     studies = campaign.studies(**parameters)
-    datasets = {}
-    for name, job in campaign_jobs(studies).items():
-        sink = None if sinks is None else sinks(name, job)
-
-        def report(done: int, job_name: str = name) -> None:
-            if progress is not None:
-                progress(job_name, done)
-
-        datasets[name] = run_job(job, sink, progress=report)
+    jobs = campaign_jobs(studies)
+    into = {} if sinks is None else {name: sinks(name, job) for name, job in jobs.items()}
+    datasets = run_jobs(jobs, into, progress)
     return assemble(campaign, studies, datasets, parameters)

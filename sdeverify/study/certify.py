@@ -185,7 +185,9 @@ def one_step_order(study: Study) -> xr.Dataset:
     claimed = round(claimed_order(study))
     fine = study.ladder.fine(study.optimizer)
     return estimate_order(
-        consistency(study.optimizer, study.oracle, sde, study.start, fine, claimed)
+        consistency(
+            study.optimizer, study.oracle, sde, study.start, ladder=fine, claimed_order=claimed
+        )
     )
 
 

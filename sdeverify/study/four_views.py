@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.analysis.weak_error import weak_error
-from sdeverify.base.arguments import confidence_level, numbers, whole
+from sdeverify.base.arguments import confidence_level, numbers
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
-from sdeverify.ensembles.build import BLOCK_SIZE, chain_job, path_job
-from sdeverify.ensembles.job import Job, run_job
+from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.job import Job, run_jobs
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import Run, RunOptions
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.derive import Derivation, derive
@@ -36,18 +37,16 @@ def four_views(
     oracle: GradientOracle,
     start: State | Tensor,
     steps: int | Sequence[float],
-    observables: Sequence[Observable],
-    levels: Sequence[float] = (1, 2, 4),
-    replicas: int = 1024,
+    observables: Observable | Sequence[Observable],
+    *,
+    levels: float | Sequence[float] = (1, 2, 4),
     path_replicas: int | None = None,
-    substeps: Sequence[int] | None = None,
+    substeps: int | Sequence[int] | None = None,
     subsample: int | None = None,
     sde: type[GradientSDE] | Derivation | None = None,
     sde_options: Mapping[str, Any] | None = None,
     confidence: float = 0.95,
-    seed: int = 0,
-    block_size: int = BLOCK_SIZE,
-    progress: Callable[[str], None] | None = None,
+    **options: Unpack[RunOptions],
 ) -> xr.Dataset:
     """The optimizer, its surrogate, SVAG and the SDE, compared by one metric on one time axis.
 
@@ -64,14 +63,12 @@ def four_views(
     Args:
         levels: SVAG's, >= 1. Level 1 is the optimizer itself and is not run again; alone for an
             SDE whose constants change with the noise scale.
-        replicas: of each discrete view.
-        path_replicas: of the SDE; None for as many.
+        path_replicas: of the SDE; None for as many as of each discrete view.
         substeps, subsample: of the SDE, as in `solve`.
         sde, sde_options: another equation than the optimizer's own, as in `derive`.
         confidence: of the intervals of the largest gap over time.
-        seed: view i takes seed + i, so that no two share their random numbers.
-        progress: called with each view's name before its work.
-        start, steps, observables, block_size: as in `simulate`, whole steps.
+        options: see `RunOptions`; view i takes seed + i, so that no two share random numbers.
+        start, steps, observables: as in `simulate`, whole steps.
 
     Returns:
         - over (view, step, observable): `mean`, `standard_error`, with the coordinates `level` (NaN
@@ -91,39 +88,32 @@ def four_views(
         UnsupportedError: no SDE covers this optimizer or this noise.
         SdeverifyError: a view diverged.
     """
-    _check_levels(levels)
-    confidence, seed = confidence_level(confidence), whole(seed, "seed")
+    run = Run.of(options, four_views)
+    paths = run if path_replicas is None else run.of_size(path_replicas)
+    confidence = confidence_level(confidence)
     equation = derive(optimizer, oracle, sde, **(sde_options or {}))
     runs: dict[str, tuple[float, Optimizer, GradientOracle]] = {
         OPTIMIZER: (1.0, optimizer, oracle),
         SURROGATE: (np.nan, optimizer, oracle.gaussian()),
     }
-    for level in sorted(levels):
+    for level in _checked_levels(levels):
         if level != 1:
             refined = svag(optimizer, oracle, level)
             _check_keeps_sde(level, equation, derive(*refined, sde, **(sde_options or {})))
-            runs[f"SVAG level {level:g}"] = (float(level), *refined)
+            runs[f"SVAG level {level:g}"] = (level, *refined)
     jobs: dict[str, Job] = {}
     for i, (name, (_, stepper, noisy)) in enumerate(runs.items()):
-        jobs[name] = chain_job(
-            stepper, noisy, start, steps, observables, replicas, seed + i, block_size
-        )
+        jobs[name] = chain_job(stepper, noisy, start, steps, observables, run.at(i))
     jobs[EQUATION] = path_job(
         equation,
         start,
         steps,
         observables,
-        path_replicas or replicas,
-        substeps,
-        seed + len(runs),
-        subsample,
-        block_size=block_size,
+        paths.at(len(runs)),
+        substeps=substeps,
+        subsample=subsample,
     )
-    ensembles: dict[str, xr.Dataset] = {}
-    for name, job in jobs.items():
-        if progress is not None:
-            progress(name)
-        ensembles[name] = run_job(job)
+    ensembles = run_jobs(jobs, progress=run.progress)
     found = [*(level for level, _, _ in runs.values()), np.nan]
     return _assembled(ensembles, found, confidence)
 
@@ -243,9 +233,10 @@ def _check_keeps_sde(level: float, ours: GradientSDE, theirs: GradientSDE) -> No
         )
 
 
-def _check_levels(levels: Sequence[float]) -> None:
+def _checked_levels(levels: float | Sequence[float]) -> list[float]:
     listed = numbers(levels, "levels")
     if not all(1 <= level < np.inf for level in listed) or len(set(listed)) < len(listed):
         raise InvalidInputError(
             f"SVAG's levels are different real numbers >= 1 (1 is the optimizer); got {listed}."
         )
+    return sorted(listed)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdeverify.base.arguments import memory_budget
 from sdeverify.errors import InvalidInputError
 from sdeverify.study.files import explained, find_study, load_campaign, study_name
 from sdeverify.study.settings import parse_settings
@@ -119,11 +120,9 @@ class Request:
         Raises:
             InvalidInputError: it is less than a byte each.
         """
-        from sdeverify.ensembles.memory import parse_memory
-
         if self.memory is None:
             return None
-        part = parse_memory(self.memory) // self.processes
+        part = memory_budget(self.memory) // self.processes
         if not part:
             raise InvalidInputError(
                 f"a memory of {self.memory} bytes is too little for {self.processes} workers; give "

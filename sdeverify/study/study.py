@@ -16,6 +16,7 @@ from sdeverify.base.state import State
 from sdeverify.ensembles.build import chain_job, path_job
 from sdeverify.ensembles.job import Job
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import Run
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import noise_statistics
 from sdeverify.optimizers.derive import Derivation, derive
@@ -60,7 +61,7 @@ class Study:
     sde_options: Mapping[str, Any] = field(default_factory=dict)
     replicas: int = 1024
     path_replicas: int | None = None
-    substeps: Sequence[int] = (2, 4)
+    substeps: int | Sequence[int] = (2, 4)
     subsample: int = 0
     confirm_replicas: int = 0
     seed: int = 0
@@ -100,31 +101,23 @@ class Study:
 
 def study_jobs(study: Study) -> dict[str, Job]:
     """All ensembles of a study, by name: chain_i, path_i, flow_i, and full_0 to confirm."""
-    point, steps, seen = study.start, study.steps, study.observables
+    common = (study.start, study.steps, study.observables)
+    run = Run.checked(replicas=study.replicas, seed=study.seed)
     jobs: dict[str, Job] = {}
     for i, rung in enumerate(study.rungs()):
-        jobs[f"chain_{i}"] = chain_job(
-            rung.optimizer, rung.oracle, point, steps, seen, study.replicas, study.seed + i
-        )
+        jobs[f"chain_{i}"] = chain_job(rung.optimizer, rung.oracle, *common, run.at(i))
     sdes, belongs = study.sdes()
-    paths = study.path_replicas or study.replicas
+    paths = run.of_size(study.path_replicas or study.replicas)
     for i, sde in enumerate(sdes):
-        substeps = _substeps(study, belongs.index(i), len(sdes))
+        fine = _substeps(study, belongs.index(i), len(sdes))
         flow = GradientFlow.without_noise(sde)
         jobs[f"path_{i}"] = path_job(
-            sde, point, steps, seen, paths, substeps, study.seed + i, study.subsample
+            sde, *common, paths.at(i), substeps=fine, subsample=study.subsample
         )
-        jobs[f"flow_{i}"] = path_job(flow, point, steps, seen, 2, substeps, study.seed)
+        jobs[f"flow_{i}"] = path_job(flow, *common, run.of_size(2), substeps=fine, side="flow")
     if study.subsample and study.confirm_replicas:
-        jobs["full_0"] = path_job(
-            sdes[0],
-            point,
-            steps,
-            seen,
-            study.confirm_replicas,
-            study.substeps,
-            study.seed + len(sdes),
-        )
+        full = run.of_size(study.confirm_replicas).at(len(sdes))
+        jobs["full_0"] = path_job(sdes[0], *common, full, substeps=study.substeps, side="full")
     return jobs
 
 
@@ -170,4 +163,4 @@ def claimed_order(study: Study) -> float:
 def _substeps(study: Study, rung: int, sdes: int) -> tuple[int, ...]:
     """On a ladder of SDEs the integrator step shrinks as the optimizer's does."""
     finer = round(study.rungs()[rung].optimizer.refinement) if sdes > 1 else 1
-    return tuple(s * max(1, finer) for s in study.substeps)
+    return tuple(s * max(1, finer) for s in wholes(study.substeps, "substeps"))

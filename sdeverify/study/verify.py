@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdeverify.analysis import weak_error
-from sdeverify.base.arguments import whole
 from sdeverify.base.state import State
 from sdeverify.ensembles import measures
+from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.job import run_jobs
 from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import Run, RunOptions
 from sdeverify.ensembles.plan import PRECISION, Plan, plan, precision_of
-from sdeverify.ensembles.solve import simulate, solve
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.minibatch import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
@@ -136,20 +137,19 @@ def verify(
     targets: torch.Tensor,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     torch_optimizer: torch.optim.Optimizer,
+    *,
     batch_size: int = 32,
-    steps: int = 40,
+    steps: int | Sequence[float] = 40,
     precision: float = PRECISION,
-    replicas: int | None = None,
     path_replicas: int | None = None,
-    substeps: Sequence[int] | None = None,
+    substeps: int | Sequence[int] | None = None,
     subsample: int | None = None,
-    observables: Sequence[Observable] | None = None,
+    observables: Observable | Sequence[Observable] | None = None,
     replacement: bool = True,
     keep_signal: bool = False,
     schedule: Any = None,
     step: int | None = None,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    **options: Unpack[RunOptions],
 ) -> Answer:
     """How far the SDE is from this training run over its next steps, per observable.
 
@@ -163,8 +163,7 @@ def verify(
         steps: how many of its next steps are compared.
         precision: wanted of each weak error, standard error plus integrator's bias, in units of the
             observable's standard deviation between runs; `plan` chooses all below from it.
-        replicas, path_replicas: runs of the optimizer, and paths of the SDE (as many as runs where
-            only these are given).
+        path_replicas: paths of the SDE; None for those planned, or as many as `replicas`.
         substeps, subsample: step sizes, and samples in a step, as for `solve`.
         observables: by default loss, squared norms of gradient and parameters, and accuracy where
             targets are classes.
@@ -173,41 +172,48 @@ def verify(
             solved with all samples.
         schedule, step: the learning-rate schedule and the present step, as for
             `optimizer_from_torch` and `start_from_torch`.
-        progress: called with the number of replicas after each block.
+        options: see `RunOptions`. `replicas` are runs of the optimizer; None for those planned.
+            `memory` bounds each ensemble.
 
     Raises:
         UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`.
     """
+    replicas = options.pop("replicas", None)
+    run = Run.of(options, verify)
     problem = problem_from_module(net, inputs, targets, loss)
     oracle = GradientOracle(problem, MinibatchNoise(batch_size, replacement))
     optimizer = optimizer_from_torch(torch_optimizer, problem, schedule)
     start = start_from_torch(
         torch_optimizer, problem, oracle, optimizer, schedule=schedule, step=step
     )
-    options: dict[str, Any] = {"keep_signal": True} if keep_signal else {}
-    sde = derive(optimizer, oracle, **options)
-    flow = GradientFlow.without_noise(sde)
-    seen = list(observables) if observables is not None else _default_observables(problem)
+    form: dict[str, Any] = {"keep_signal": True} if keep_signal else {}
+    sde = derive(optimizer, oracle, **form)
+    if observables is None:
+        observables = _default_observables(problem)
     if replicas is not None:
-        replicas = whole(replicas, "replicas")
-        precision = precision_of(max(1, replicas)) * 2**0.5
-    how = plan(sde, precision, True, substeps, subsample)
+        replicas = run.of_size(replicas).replicas
+        precision = precision_of(replicas) * 2**0.5
+    how = plan(sde, precision, compared=True, substeps=substeps, subsample=subsample)
     runs = how.runs if replicas is None else replicas
     paths = path_replicas or (how.replicas if replicas is None else replicas)
-    common: dict[str, Any] = {"start": start, "steps": steps, "observables": seen, "seed": seed}
-    chain = simulate(optimizer, oracle, **common, replicas=runs, progress=progress)
-    steps_of: dict[str, Any] = {"substeps": how.substeps, "subsample": how.subsample}
-    path = solve(sde, **common, **steps_of, replicas=paths, progress=progress)
-    still = solve(flow, **common, replicas=2, substeps=how.substeps, subsample=0)
+    fine, common = how.substeps, (start, steps, observables)
+    jobs = {
+        "optimizer": chain_job(optimizer, oracle, *common, run.of_size(runs)),
+        "SDE": path_job(sde, *common, run.of_size(paths), substeps=fine, subsample=how.subsample),
+        "gradient flow": path_job(
+            GradientFlow.without_noise(sde), *common, run.of_size(2), substeps=fine, side="flow"
+        ),
+    }
+    chain, path, flow = run_jobs(jobs, progress=run.progress).values()
     errors = weak_error(chain, path)
-    errors["flow_error"] = weak_error(chain, still)["error"]
+    errors["flow_error"] = weak_error(chain, flow)["error"]
     noise = noise_statistics(problem, start.expand(1).theta[0])
     solved = replace(how, replicas=paths, runs=runs)
     return Answer(errors, chain, path, sde, start, noise, solved)
 
 
 def _default_observables(problem: ModuleProblem) -> list[Observable]:
-    seen = [
+    usual = [
         measures.loss(problem),
         measures.squared_gradient_norm(problem),
         measures.squared_parameter_norm(),
@@ -215,5 +221,5 @@ def _default_observables(problem: ModuleProblem) -> list[Observable]:
     try:
         problem.accuracy(torch.zeros(1, problem.dim, dtype=problem.dtype, device=problem.device))
     except (InvalidInputError, UnsupportedError):
-        return seen
-    return [*seen, measures.accuracy(problem)]
+        return usual
+    return [*usual, measures.accuracy(problem)]

@@ -20,7 +20,7 @@ import xarray as xr
 
 from sdeverify.base.devices import one_thread
 from sdeverify.base.rng import Block
-from sdeverify.ensembles.job import Job, replica_cost, run_job
+from sdeverify.ensembles.job import Job, run_jobs
 from sdeverify.errors import SdeverifyError
 from sdeverify.study.campaign import campaign_jobs
 from sdeverify.study.claims import Claims
@@ -62,8 +62,7 @@ class Computation:
         where = f"{request.file}, preparing the runs"
         jobs: dict[str, Job] = explained(where, campaign_jobs, request.studies)
         if request.sde_only:
-            kept = ("path_", "flow_")
-            jobs = {n: job for n, job in jobs.items() if n.rpartition("/")[2].startswith(kept)}
+            jobs = {name: job for name, job in jobs.items() if job.side in ("path", "flow")}
         jobs = {name: job.within(request.memory_of_one) for name, job in jobs.items()}
         store = Store(request.folder)
         store.prepare()
@@ -72,7 +71,7 @@ class Computation:
     def tasks(self) -> list[tuple[str, Block]]:
         """All blocks, the longest first so that no worker is left with a long one at the end."""
         every = [(name, block) for name, job in self.jobs.items() for block in job.blocks]
-        cost = {name: replica_cost(job) for name, job in self.jobs.items()}
+        cost = {name: job.replica_cost for name, job in self.jobs.items()}
         return sorted(every, key=lambda task: -cost[task[0]] * task[1].size)
 
     def done(self) -> dict[str, set[int]]:
@@ -85,7 +84,7 @@ class Computation:
 
     def datasets(self) -> dict[str, xr.Dataset]:
         """The ensembles, whose blocks are done."""
-        return {name: run_job(job, self.sinks[name]) for name, job in self.jobs.items()}
+        return run_jobs(self.jobs, self.sinks)
 
 
 def run_tasks(computation: Computation, claims: Claims, report: Report) -> None:

@@ -61,7 +61,7 @@ def check_sde(
         if order > 1:
             ladder = LearningRates([optimizer.learning_rate]).fine(optimizer)
         for state in starts:
-            along = consistency(optimizer, oracle, build, state, ladder, order)
+            along = consistency(optimizer, oracle, build, state, ladder=ladder, claimed_order=order)
             _require_order(along, type(equation).__name__, optimizer.name, state)
 
 

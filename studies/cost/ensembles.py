@@ -63,7 +63,14 @@ def level_run(setting: Setting, level: float, replicas: int, seed: int) -> Run:
     def ensemble(at: Setting, size: int, steps: int) -> xr.Dataset:
         optimizer, oracle = sv.svag(at.optimizer, at.oracle, level)
         return sv.simulate(
-            optimizer, oracle, at.start, [steps], at.observables, size, seed, keep_replicas=True
+            optimizer,
+            oracle,
+            at.start,
+            [steps],
+            at.observables,
+            replicas=size,
+            seed=seed,
+            keep_replicas=True,
         )
 
     return _run(setting, ensemble, replicas, ())
@@ -76,8 +83,8 @@ def path_run(
 
     def ensemble(at: Setting, size: int, steps: int) -> xr.Dataset:
         return sv.solve(
-            at.sde, at.start, [steps], at.observables, size, substeps, seed, **form,
-            keep_replicas=True,
+            at.sde, at.start, [steps], at.observables,
+            replicas=size, substeps=substeps, seed=seed, **form, keep_replicas=True,
         )  # fmt: skip
 
     return _run(setting, ensemble, replicas, substeps)

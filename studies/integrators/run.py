@@ -61,7 +61,14 @@ def measured(name: str, form: Increments) -> list[Row]:
     sde = study.sdes()[0][0]
     seen = [*study.observables, *([U] if "u" in sde.components else [])]
     tree = sv.certify_integrator(
-        sde, study.start, [LEVEL1_STEPS], SUBSTEPS, seen, default_domain(study), form, NODES
+        sde,
+        study.start,
+        [LEVEL1_STEPS],
+        SUBSTEPS,
+        seen,
+        default_domain(study),
+        increments=form,
+        nodes=NODES,
     )
     along = tree["errors"].isel(step=-1)
     return [

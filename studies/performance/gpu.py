@@ -23,11 +23,11 @@ from breakdown import arithmetic_rate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdeverify.base.arguments import memory_budget
 from sdeverify.benchmarks.measuring import Effort, efforts, interleaved
 from sdeverify.benchmarks.nets import residual_network
 from sdeverify.benchmarks.sections import machine, measure, sections
 from sdeverify.benchmarks.steps import FORMS, one_step
-from sdeverify.ensembles.memory import parse_memory
 from sdeverify.problems.module import ModuleProblem, problem_from_module
 
 COUNTED = 8
@@ -40,7 +40,7 @@ def residual_problem(options: argparse.Namespace) -> ModuleProblem:
     net = residual_network(options.width, options.blocks).to(options.device)
     images = torch.randn(options.images, 3, options.size, options.size, device=options.device)
     classes = torch.randint(10, (options.images,), device=options.device)
-    memory = parse_memory(options.memory)
+    memory = memory_budget(options.memory)
     loss = nn.CrossEntropyLoss(reduction="none")
     return problem_from_module(net, images, classes, loss, memory=memory)
 

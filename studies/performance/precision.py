@@ -82,14 +82,21 @@ def changes(setting: Setting, steps: int = 20) -> Iterator[Change]:
         n = setting.replicas
         size = max(128, n // 10)
         chain = simulate(
-            setting.optimizer, oracle, start, [steps], seen, n, 0, size, keep_replicas=True
+            setting.optimizer,
+            oracle,
+            start,
+            [steps],
+            seen,
+            replicas=n,
+            block_size=size,
+            keep_replicas=True,
         )
         path = solve(
             derive(setting.optimizer, oracle),
             start,
             [steps],
             seen,
-            n,
+            replicas=n,
             subsample=setting.subsample,
             block_size=size,
             keep_replicas=True,

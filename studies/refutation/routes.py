@@ -13,6 +13,7 @@ from sdeverify.analysis.datasets.axes import STEP
 from sdeverify.analysis.verdict import REFUTED
 from sdeverify.ensembles.build import chain_job, path_job
 from sdeverify.ensembles.job import run_job
+from sdeverify.ensembles.options import Run
 from sdeverify.errors import SdeverifyError
 from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study.certify import certified_order, exact_chains, one_step_order
@@ -86,19 +87,10 @@ def judged(errors: xr.Dataset, flow: xr.Dataset) -> Finding:
 
 def sampled_chains(study: Study) -> list[xr.Dataset]:
     """The discrete ensemble of every rung."""
+    run = Run.checked(replicas=study.replicas, seed=study.seed, block_size=BLOCK)
+    common = (study.start, study.steps, study.observables)
     return [
-        run_job(
-            chain_job(
-                rung.optimizer,
-                rung.oracle,
-                study.start,
-                study.steps,
-                study.observables,
-                study.replicas,
-                study.seed + i,
-                BLOCK,
-            )
-        )
+        run_job(chain_job(rung.optimizer, rung.oracle, *common, run.at(i)))
         for i, rung in enumerate(study.rungs())
     ]
 
@@ -115,15 +107,9 @@ def sampled_ladders(
     ensembles = sampled_chains(study) if chains is None else chains
 
     def against(each: Sequence[GradientSDE], replicas: int) -> xr.Dataset:
-        point, steps, seen = study.start, study.steps, study.observables
-        paths = [
-            run_job(
-                path_job(
-                    sde, point, steps, seen, replicas, study.substeps, study.seed, block_size=BLOCK
-                )
-            )
-            for sde in each
-        ]
+        run = Run.checked(replicas=replicas, seed=study.seed, block_size=BLOCK)
+        common = (study.start, study.steps, study.observables, run)
+        paths = [run_job(path_job(sde, *common, substeps=study.substeps)) for sde in each]
         errors = [weak_error(c, paths[j]) for c, j in zip(ensembles, belongs, strict=True)]
         return along_ladder(study, errors)
 

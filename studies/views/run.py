@@ -53,8 +53,9 @@ def measured(replicas: int) -> dict[str, xr.Dataset]:
     found = {}
     for name, (optimizer, options) in CASES.items():
 
-        def progress(view: str, case: str = name) -> None:
-            print(f"{time.perf_counter() - began:6.1f} s  {case}: {view}", flush=True)
+        def progress(view: str, done: int, total: int, case: str = name) -> None:
+            if done == total:
+                print(f"{time.perf_counter() - began:6.1f} s  {case}: {view}", flush=True)
 
         start = sv.warm_up(optimizer, oracle, theta0, steps=WARM)
         found[name] = sv.four_views(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from jaxtyping import config
 from typer.testing import CliRunner
 
@@ -16,7 +17,6 @@ import sdeverify as sv
 from sdeverify.base.arguments import count_or_steps, number, numbers, recorded_steps, whole, wholes
 from sdeverify.cli.app import app
 from sdeverify.ensembles import measures
-from sdeverify.ensembles.build import chain_job, path_job
 from sdeverify.problems.library import torus_problem
 
 PROBLEM = torus_problem()
@@ -49,14 +49,14 @@ def scaling(**given: Any) -> object:
     return sv.ScalingStudy(**{"name": "a", "title": "a", **COMMON, **usual, **given}).jobs()
 
 
-def chain(**given: Any) -> object:
-    usual: dict[str, Any] = {"steps": 4, "replicas": 4, "seed": 0}
-    return chain_job(**{**COMMON, **usual, **given})
+def chain(**given: Any) -> xr.Dataset:
+    usual: dict[str, Any] = {"steps": 4, "replicas": 4}
+    return sv.simulate(**{**COMMON, **usual, **given})
 
 
-def path(**given: Any) -> object:
-    usual: dict[str, Any] = {"steps": 4, "replicas": 4, "seed": 0, "substeps": (1, 2)}
-    return path_job(sv.derive(SGD, ORACLE), START, observables=SEEN, **{**usual, **given})
+def path(**given: Any) -> xr.Dataset:
+    usual: dict[str, Any] = {"steps": 4, "replicas": 4, "substeps": (1, 2)}
+    return sv.solve(sv.derive(SGD, ORACLE), START, observables=SEEN, **{**usual, **given})
 
 
 def views(**given: Any) -> object:
@@ -128,12 +128,86 @@ def test_a_text_in_place_of_a_number_is_refused_before_any_work(name: str, bad: 
         ONE_NUMBER[name](bad)
 
 
-@pytest.mark.parametrize("bad", ["24", 2, None])
+@pytest.mark.parametrize("bad", ["24", None])
 @pytest.mark.parametrize("name", LISTS)
-def test_a_text_or_one_number_in_place_of_a_list_is_refused(name: str, bad: Any) -> None:
+def test_a_text_in_place_of_a_list_is_refused(name: str, bad: Any) -> None:
     what = name.split(" of ")[0]
-    with pytest.raises(sv.InvalidInputError, match=rf"{what} must be a list of numbers; .*\[1\]"):
+    wanted = rf"{what} must be a number or a list of numbers; .*\[1, 2\]"
+    with pytest.raises(sv.InvalidInputError, match=wanted):
         LISTS[name](bad)
+
+
+def test_one_number_is_as_good_as_a_list_of_it() -> None:
+    assert path(substeps=2).equals(path(substeps=[2]))
+    assert path(substeps=(2,), steps=4)["step"].values[-1] == 4
+    assert views(levels=2).equals(views(levels=[2]))
+    assert scaling(kappas=2).keys() == scaling(kappas=[2]).keys()  # type: ignore[attr-defined]
+    for ladder, label in ((sv.SvagLevels, 4.0), (sv.LearningRates, 0.1)):
+        assert [rung.label for rung in ladder(label).rungs(SGD, ORACLE)] == [label]
+    watched = SEEN[0]
+    assert chain(observables=watched).equals(chain(observables=[watched]))
+
+
+@pytest.mark.parametrize("steps", [float("nan"), [1, float("nan")], [float("inf")], [-1], []])
+def test_steps_that_lead_nowhere_are_refused(steps: Any) -> None:
+    with pytest.raises(sv.InvalidInputError, match="steps"):
+        chain(steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"replica": 4}, r"simulate\(...\) has no option 'replica'. Did you mean 'replicas'\?"),
+        ({"memmory": 4}, "Did you mean 'memory'"),
+        ({"nothing": 4}, "It has optimizer, .*, sink."),
+        ({"replicas": 1e30}, "at least 2 replicas, at most 1,000,000,000; got 1,000,0"),
+        ({"replicas": 1}, "at least 2 replicas"),
+        ({"block_size": 0}, "got block_size=0"),
+        ({"memory": "much"}, "'500MB' or '2GB'; got 'much'"),
+        ({"progress": "yes"}, r"progress is True.*\(name, done, total\); got 'yes'"),
+    ],
+)
+def test_a_bad_option_is_refused_before_any_work(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(sv.InvalidInputError, match=said):
+        chain(**{"observables": [sv.Observable("never", pytest.fail)], **options})
+
+
+def test_options_of_one_ensemble_are_no_options_of_several() -> None:
+    with pytest.raises(sv.InvalidInputError, match=r"four_views\(...\) has no option 'sink'"):
+        views(sink=None)
+    with pytest.raises(sv.InvalidInputError, match="option 'substep'. Did you mean 'substeps'"):
+        path(substep=2)
+
+
+def test_what_is_no_optimizer_and_no_sde_is_refused_with_what_makes_one() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2))]
+    live: Any = torch.optim.Adam(weights)
+    with pytest.raises(sv.InvalidInputError, match="torch's Adam. Take sv.optimizer_from_torch"):
+        chain(optimizer=live)
+    for wrong, said in (
+        (live, r"torch's Adam. Take sv.derive\(sv.optimizer_from_torch"),
+        (SGD, r"the optimizer SGD. Take sv.derive\(optimizer, oracle\)"),
+        (object(), "as sv.derive"),
+    ):
+        with pytest.raises(sv.InvalidInputError, match=said):
+            sv.solve(wrong, START, 2, SEEN)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("loss", r"got the text 'loss'. Use one of sv.measures, sv.measures.loss\(problem\)"),
+        (["loss"], "got the text 'loss'"),
+        ([lambda state: state.theta[:, 0]], r"got a function. .*sv.Observable\('name', function\)"),
+        ([3], "got 3"),
+        (3, "observables are a list; got 3"),
+        ([], "different names, at least one"),
+        ([SEEN[0], SEEN[0]], "different names"),
+    ],
+)
+def test_what_is_no_observable_is_refused(wrong: Any, said: str) -> None:
+    with pytest.raises(sv.InvalidInputError, match=said):
+        chain(observables=wrong)
 
 
 def test_a_text_is_not_read_digit_by_digit() -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import sdeverify as sv
+from sdeverify.base.arguments import memory_budget
 from sdeverify.base.compiling import has_compiler
 from sdeverify.base.rng import Block, Streams
-from sdeverify.ensembles.memory import COMPILER, OVERHEAD, Footprint, parse_memory
+from sdeverify.ensembles.memory import COMPILER, OVERHEAD, Footprint
 from sdeverify.problems.digits import digits_problem
 from sdeverify.problems.gradients.chunks import Chunks, Cost, memory_limit
 
@@ -141,13 +142,13 @@ def test_a_block_that_fits_is_not_cut_and_others_are_cut_evenly() -> None:
     [(5, 5), ("7", 7), ("2GB", 2 << 30), ("1.5 GiB", 3 << 29), ("500mb", 500 * MB), ("4k", 4096)],
 )
 def test_a_budget_is_bytes_or_a_text(given: int | str, size: int) -> None:
-    assert parse_memory(given) == size
+    assert memory_budget(given) == size
 
 
 @pytest.mark.parametrize("given", [0, -1, "much", "3 apples", "", True])
 def test_what_is_no_budget_is_refused(given: int | str) -> None:
     with pytest.raises(sv.InvalidInputError, match="'500MB' or '2GB'"):
-        parse_memory(given)
+        memory_budget(given)
 
 
 def test_a_budget_into_which_no_replica_fits_is_refused_before_any_work() -> None:

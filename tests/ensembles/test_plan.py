@@ -98,7 +98,14 @@ def test_the_planned_precision_is_reached_where_the_truth_is_known():
     errors = []
     for seed in range(20):
         path = sv.solve(
-            model, START, [steps], SEEN, how.replicas, how.substeps, seed, how.subsample
+            model,
+            START,
+            [steps],
+            SEEN,
+            replicas=how.replicas,
+            substeps=how.substeps,
+            seed=seed,
+            subsample=how.subsample,
         )
         errors.append((float(path["extrapolated"][-1, 0]) - truth) / spread)
     assert math.sqrt(sum(e * e for e in errors) / 20) < 0.1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from sdeverify import (
     solve,
     svag,
 )
+from sdeverify.analysis.datasets.moments import BlockResult
 from sdeverify.ensembles import measures
 
 THETA = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
@@ -156,3 +159,39 @@ def test_a_path_in_double_precision_has_the_increments_of_one_in_single_precisio
         ends.append(path["replicas"].values[:, :, -1, 0])
     assert ends[0].std() > 0.05
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-5)
+
+
+def test_progress_counts_replicas_from_what_an_earlier_run_left(
+    small_oracle: GradientOracle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optimizer = SGD(learning_rate=0.1)
+    calls: list[tuple[str, int, int]] = []
+    kept: dict[int, BlockResult] = {}
+
+    class Kept:
+        def load(self) -> dict[int, BlockResult]:
+            return dict(kept)
+
+        def save(self, block: int, result: BlockResult) -> None:
+            kept[block] = result
+
+    def watch(replicas: int, progress: Any) -> None:
+        simulate(
+            optimizer,
+            small_oracle,
+            THETA,
+            1,
+            seen(small_oracle),
+            replicas=replicas,
+            block_size=4,
+            sink=Kept(),
+            progress=progress,
+        )
+
+    watch(8, lambda *call: calls.append(call))
+    assert calls == [(optimizer.name, done, 8) for done in (0, 4, 8)]
+    calls.clear()
+    watch(12, lambda *call: calls.append(call))
+    assert calls == [(optimizer.name, done, 12) for done in (8, 12)]
+    watch(16, True)
+    assert capsys.readouterr().err.endswith("16 of 16 replicas\n")

@@ -25,7 +25,7 @@ def certified(name: str, form: Increments, substeps: tuple[int, ...]) -> xr.Data
     sde = study.sdes()[0][0]
     seen = [*study.observables, *([U] if "u" in sde.components else [])]
     return sv.certify_integrator(
-        sde, study.start, [4], substeps, seen, default_domain(study), form, nodes=10
+        sde, study.start, [4], substeps, seen, default_domain(study), increments=form, nodes=10
     )
 
 
@@ -117,4 +117,6 @@ def test_the_form_refuses_what_the_sampled_integrator_refuses() -> None:
     study = CORRECT["sgd"]
     sde = replace(study.sdes()[0][0])
     with pytest.raises(sv.InvalidInputError, match="noisier than the SDE"):
-        sv.certify_integrator(sde, study.start, [4], (1, 2), study.observables, {}, Subsampled(2))
+        sv.certify_integrator(
+            sde, study.start, [4], (1, 2), study.observables, {}, increments=Subsampled(2)
+        )

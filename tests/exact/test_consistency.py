@@ -57,8 +57,8 @@ def test_the_first_order_sde_does_not_pass_for_order_two(small_oracle: GradientO
             small_oracle,
             derive,
             State(0, theta=torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)),
-            LearningRates([0.1 / 2**i for i in range(6)]),
-            2,
+            ladder=LearningRates([0.1 / 2**i for i in range(6)]),
+            claimed_order=2,
         )
     )
     refuted = order.observable.values[order["verdict"].values[:, 0] == "refuted"]

@@ -43,8 +43,8 @@ def bowl(noise):
 
 def experiment(optimizer, kappas, rules=None, steps=32, start=START, **changes):
     oracle = bowl(MinibatchNoise(2))
-    given = {**SLOW, **changes}
-    return scaling_experiment(optimizer, oracle, start, kappas, rules, steps, SIZE, **given)
+    given = {"rules": rules, "steps": steps, "observables": SIZE, **SLOW, **changes}
+    return scaling_experiment(optimizer, oracle, start, kappas, **given)
 
 
 def adaptive_start(step=32):
@@ -115,7 +115,15 @@ def test_a_smaller_tolerance_is_reached_sooner():
     quiet = bowl(GaussianNoise(torch.eye(2, dtype=torch.float64), sigma=0.01))
     sgd = SGD(learning_rate=0.02)
     ds = scaling_experiment(
-        sgd, quiet, START, [2, 4, 8, 16], ["auto"], 32, SIZE, tolerance=0.03, replicas=512
+        sgd,
+        quiet,
+        START,
+        [2, 4, 8, 16],
+        rules=["auto"],
+        steps=32,
+        observables=SIZE,
+        tolerance=0.03,
+        replicas=512,
     )
     at = ds.sel(observable="theta[0]", rule="linear")
     assert at["how_far_status"].item() == "resolved"

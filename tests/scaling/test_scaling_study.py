@@ -342,7 +342,9 @@ def test_on_digits_fixed_beta_hardly_moves_the_sde():
 
     def final_loss(optimizer, kappa):
         sde = sv.derive(optimizer, sv.scale_batch(study.oracle, kappa))
-        path = sv.solve(sde, study.start, [256], loss, 96, (1, 2), seed=0, subsample=16)
+        path = sv.solve(
+            sde, study.start, [256], loss, replicas=96, substeps=(1, 2), seed=0, subsample=16
+        )
         return float(path["extrapolated"][-1, 0])
 
     own = final_loss(study.optimizer, 1)

@@ -111,7 +111,10 @@ def test_every_optimizer_gets_its_numbers_and_its_own_words(oracle, optimizer):
 
 
 def test_the_answer_follows_from_the_seed(oracle):
-    runs = [validity(SGD(learning_rate=0.1), oracle, THETA, 4, 5, seed=s) for s in (1, 1, 2)]
+    runs = [
+        validity(SGD(learning_rate=0.1), oracle, THETA, steps=4, replicas=5, seed=s)
+        for s in (1, 1, 2)
+    ]
     assert runs[0].identical(runs[1])
     assert float(runs[0]["mean_noise"]) != float(runs[2]["mean_noise"])
 
@@ -121,18 +124,18 @@ def test_the_prediction_is_the_least_of_its_three_limits():
     clear = FunctionProblem(lambda theta: rows @ theta, 3, 12)
     oracle, theta = GradientOracle(clear, MinibatchNoise(1)), torch.zeros(3, dtype=torch.float64)
     slow = SGD(learning_rate=1e-3)
-    found = validity(slow, oracle, theta, 20, 20)
+    found = validity(slow, oracle, theta, steps=20, replicas=20)
     assert found["limited_by"].item() == "signal and noise"
     assert float(found["prediction"]) == float(found["largest_factor"]) < 2.1
     assert found["sde_condition"].item() == "violated"
 
     noisy = FunctionProblem(lambda theta: 100 * ROWS @ theta, 3, 12)
-    found = validity(slow, GradientOracle(noisy, MinibatchNoise(1)), theta, 20, 20)
+    found = validity(slow, GradientOracle(noisy, MinibatchNoise(1)), theta, steps=20, replicas=20)
     assert found["limited_by"].item() in ("data", "signal and noise")
     assert float(found["prediction"]) <= 12
     adam = Adam(learning_rate=1e-3, beta1=0.5)
     start = State(1, theta=theta, m=theta, u=theta + 1)
-    limited = validity(adam, GradientOracle(noisy, MinibatchNoise(1)), start, 20, 20)
+    limited = validity(adam, GradientOracle(noisy, MinibatchNoise(1)), start, steps=20, replicas=20)
     assert limited["limited_by"].item() == "hyperparameters"
     assert float(limited["prediction"]) == 2
 
@@ -237,7 +240,13 @@ def test_the_equilibrium_law_of_sgd_holds_on_a_scale_invariant_loss(scale_invari
     oracle = GradientOracle(scale_invariant, MinibatchNoise(2))
     optimizer = SGD(learning_rate=ETA, weight_decay=DECAY)
     found = validity(
-        optimizer, oracle, settled(optimizer, oracle), 400, 64, confidence=0.9999, seed=3
+        optimizer,
+        oracle,
+        settled(optimizer, oracle),
+        steps=400,
+        replicas=64,
+        confidence=0.9999,
+        seed=3,
     )
     assert float(found["balance_low"]) < 1 < float(found["balance_high"])
     assert float(found["balance_high"]) - float(found["balance_low"]) < 0.1
@@ -276,4 +285,10 @@ def test_a_run_that_diverges_is_refused_with_the_step():
     stiff = FunctionProblem(lambda theta: (ROWS @ theta).pow(4), 3, 12)
     oracle = GradientOracle(stiff, MinibatchNoise(2))
     with pytest.raises(InvalidInputError, match="diverged"):
-        validity(SGD(learning_rate=10.0), oracle, torch.ones(3, dtype=torch.float64), 40, 3)
+        validity(
+            SGD(learning_rate=10.0),
+            oracle,
+            torch.ones(3, dtype=torch.float64),
+            steps=40,
+            replicas=3,
+        )

@@ -147,11 +147,18 @@ def test_the_views_are_those_of_simulate_and_solve_at_the_seeds_it_names(circle)
     seeds = dict(zip(circle["view"].values, circle["seed"].values.tolist(), strict=True))
     assert len(set(seeds.values())) == len(seeds)
     chain = simulate(
-        optimizer, oracle, start, STEPS, CIRCLE, REPLICAS, seeds["optimizer"], block_size=1024
+        optimizer,
+        oracle,
+        start,
+        STEPS,
+        CIRCLE,
+        replicas=REPLICAS,
+        seed=seeds["optimizer"],
+        block_size=1024,
     )
     np.testing.assert_array_equal(circle["mean"].sel(view="optimizer"), chain["mean"])
     sde = derive(optimizer, oracle)
-    path = solve(sde, start, STEPS, CIRCLE, REPLICAS, seed=seeds["SDE"], block_size=1024)
+    path = solve(sde, start, STEPS, CIRCLE, replicas=REPLICAS, seed=seeds["SDE"], block_size=1024)
     np.testing.assert_array_equal(circle["mean"].sel(view="SDE"), path["extrapolated"])
     gap = circle["mean"].sel(view="optimizer") - circle["mean"].sel(view="SDE")
     np.testing.assert_allclose(circle["gap"].sel(view="optimizer"), gap.values, atol=1e-15)
@@ -172,9 +179,18 @@ def test_an_adaptive_optimizer_goes_through_all_views():
     start = State(20, theta=START, m=0 * START, u=START + 1.5)
     said = []
     ds = four_views(
-        adam, oracle, start, 4, POWERS, levels=(2, 1), replicas=64, progress=said.append
+        adam,
+        oracle,
+        start,
+        4,
+        POWERS,
+        levels=(2, 1),
+        replicas=64,
+        block_size=32,
+        progress=lambda *call: said.append(call),
     )
-    assert said == ds["view"].values.tolist()
+    views_in_order = ds["view"].values.tolist()
+    assert said == [(view, done, 64) for view in views_in_order for done in (0, 32, 64)]
     assert ds["level"].values[[0, 2]].tolist() == [1.0, 2.0]
     assert float(ds["step"][0]) == 20.0
     assert np.isfinite(ds["gap_part"].values).all()

@@ -49,10 +49,15 @@ def ensemble(crossed: bool = False, **attrs: Any) -> tuple[Job, Calls]:
         "time_per_level1_step": 0.1,
         "versions": json.dumps({"torch": "1"}),
     }
-    substeps = (2, 4) if crossed else ()
-    blocks = blocks_of(10, 4)
     job = Job(
-        calls, (0.0, 1.0, 2.5), 5.0, OBSERVABLES, blocks, crossed, substeps, {**settings, **attrs}
+        side="path" if crossed else "chain",
+        run_block=calls,
+        steps=(0.0, 1.0, 2.5),
+        start_step=5.0,
+        observables=OBSERVABLES,
+        blocks=blocks_of(10, 4),
+        substeps=(2, 4) if crossed else (),
+        attrs={**settings, **attrs},
     )
     return job, calls
 
