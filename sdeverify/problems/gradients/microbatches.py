@@ -38,7 +38,7 @@ class Microbatches:
             own = batch.data.map(partial(torch.narrow, dim=axis, start=start, length=length))
             part = weights.narrow(1, start, length)
             sums = self.sums(theta, part, Batch(own, batch.shared))
-            total = tuple(map(torch.add, total, sums)) if total else sums
+            total = tuple(map(torch.add, total, sums)) if total else tuple(sums)
         return total
 
     def parts(self, replicas: int, samples: int) -> list[tuple[int, int]]:
