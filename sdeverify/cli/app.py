@@ -130,7 +130,12 @@ def list_studies(
 @app.command(name="scale")
 def scale_batch(
     optimizer: Annotated[
-        str, typer.Option(help="sgd, rmsprop, adam or adamw.", show_default=False)
+        str,
+        typer.Option(
+            help="A torch optimizer in lower case, sgd or adamw say, or the dotted path of your "
+            "own class, my_module.MyOptimizer.",
+            show_default=False,
+        ),
     ],
     lr: Annotated[float, typer.Option(help="The learning rate at batch B.", show_default=False)],
     kappa: Annotated[

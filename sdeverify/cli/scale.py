@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,45 +17,12 @@ from rich.text import Text
 from sdeverify.base.shapes import PerParameter
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.minibatch import whole_batch
-from sdeverify.optimizers.adam import Adam
+from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.optimizers.rmsprop import RMSprop
-from sdeverify.optimizers.sgd import SGD, SGDMomentum
-from sdeverify.scaling.rules import BatchRule, rule_for
+from sdeverify.optimizers.rules import BatchRule
+from sdeverify.optimizers.torch_classes import optimizer_classes, set_option
+from sdeverify.scaling.rules import caveat, rule_for
 from sdeverify.scaling.scale import largest_kappa, scale
-
-KINDS = ("sgd", "rmsprop", "adam", "adamw")
-
-_ARGUMENTS: dict[str, dict[str, str]] = {
-    "sgd": {"weight_decay": "weight_decay"},
-    "momentum": {"momentum": "momentum", "weight_decay": "weight_decay"},
-    "rmsprop": {"beta": "beta", "eps": "epsilon", "weight_decay": "weight_decay"},
-    "adam": {
-        "beta1": "beta1",
-        "beta2": "beta2",
-        "eps": "epsilon",
-        "weight_decay": "weight_decay",
-    },
-    "adamw": {
-        "beta1": "beta1",
-        "beta2": "beta2",
-        "eps": "epsilon",
-        "weight_decay": "decoupled_weight_decay",
-    },
-}
-"""The options that each optimizer takes, and the arguments they stand for."""
-_CLASSES: dict[str, Callable[..., Optimizer]] = {
-    "sgd": SGD,
-    "momentum": SGDMomentum,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": Adam,
-}
-_DEFAULTS: dict[str, dict[str, float]] = {
-    "rmsprop": {"beta": 0.99},
-    "adamw": {"decoupled_weight_decay": 1e-2},
-}
-"""torch's, where they are not ours already."""
 
 
 class Batch(NamedTuple):
@@ -90,7 +61,7 @@ def show_scaled(
     """Prints the hyperparameters before and after, the largest kappa, and the rule's caveat.
 
     Args:
-        kind: one of `KINDS`; "sgd" with a momentum is SGD with momentum.
+        kind: a torch optimizer, as in `--optimizer`; "sgd" with a momentum is SGD with momentum.
         given: the other options by name, None where one was left out.
         rule: as in `scale`.
         batch: B and the size of the data, to check kappa B.
@@ -100,41 +71,79 @@ def show_scaled(
             kappa (1 - beta) > 1, or a batch that cannot be.
         UnsupportedError: a rule that is none for this optimizer.
     """
-    optimizer, arguments = _built(kind, learning_rate, given)
+    live, arguments = _built(kind, learning_rate, given)
+    optimizer = optimizer_from_torch(live)
+    own = {option: name for option, name in arguments.items() if hasattr(optimizer, name)}
     chosen = rule_for(type(optimizer), rule)
     scaled = scale(optimizer, kappa, chosen)
     heads = (batch or Batch()).heads(kappa)
     console = Console()
-    name = "AdamW" if kind == "adamw" else optimizer.name
-    title = f"{name}, {heads[0]} to {heads[1].removeprefix('batch ')}, rule '{chosen.name}'"
-    console.print(Text(title), soft_wrap=True)
-    console.print(_table(optimizer, scaled, arguments, kappa, heads))
+    title = f"{optimizer.title}, {heads[0]} to {heads[1].removeprefix('batch ')}"
+    console.print(Text(f"{title}, rule '{chosen.name}'"), soft_wrap=True)
+    console.print(_table(optimizer, scaled, own, kappa, heads))
     for line in _notes(optimizer, chosen, kappa):
         console.print(Text(line), soft_wrap=True)
 
 
 def _built(
     kind: str, learning_rate: float, given: Mapping[str, float | None]
-) -> tuple[Optimizer, dict[str, str]]:
-    """The optimizer, and its arguments by the options' names."""
-    if kind not in KINDS:
-        raise InvalidInputError(f"there is no optimizer '{kind}' here; there are {list(KINDS)}.")
-    values = {name: value for name, value in given.items() if value is not None}
-    name = "momentum" if kind == "sgd" and values.get("momentum") else kind
-    arguments = _ARGUMENTS[name]
+) -> tuple[torch.optim.Optimizer, dict[str, str]]:
+    """A torch optimizer with the options that were given, and its arguments by the options' names.
+
+    What was left out is torch's default. An option goes by torch's name, or by ours where torch's
+    is no option of the command.
+    """
+    torch_class = _torch_class(kind)
+    live = torch_class([torch.nn.Parameter(torch.zeros(1))], lr=1.0)  # type: ignore[call-arg]
+    group = live.param_groups[0]
+    group["lr"] = learning_rate
+    arguments, places = {}, {}
+    for known in optimizer_classes():
+        if torch_class in known.torch_classes:
+            for name, place in known.options_of(live, group).items():
+                option = place if place in given else name
+                if option in given:
+                    arguments[str(option)], places[str(option)] = name, place
+    values = {option: value for option, value in given.items() if value is not None}
     wrong = [option for option in values if option not in arguments]
-    if name == "sgd" and values.get("momentum") == 0:
-        wrong.remove("momentum")
-        values.pop("momentum")
     if wrong:
-        fitting = ", ".join(f"--{option.replace('_', '-')}" for option in arguments)
         raise InvalidInputError(
-            f"{kind} has no --{', --'.join(o.replace('_', '-') for o in wrong)}; it takes --lr, "
-            f"{fitting}."
+            f"{kind} has no {_as_options(wrong)}; it takes {_as_options(['lr', *arguments])}."
         )
-    found = {arguments[option]: value for option, value in values.items()}
-    build = _CLASSES[name]
-    return build(learning_rate=learning_rate, **{**_DEFAULTS.get(name, {}), **found}), arguments
+    for option, value in values.items():
+        set_option(group, places[option], value)
+    return live, arguments
+
+
+def _as_options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _torch_class(kind: str) -> type[torch.optim.Optimizer]:
+    """The torch class of that name, in lower case, or at that dotted path.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    classes = {c.__name__.lower(): c for known in optimizer_classes() for c in known.torch_classes}
+    if kind in classes:
+        return classes[kind]
+    module, _, name = kind.rpartition(".")
+    found: Any = None
+    if module:
+        sys.path.insert(0, os.getcwd())
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError as error:
+            raise InvalidInputError(f"{module} cannot be imported: {error}.") from error
+    if isinstance(found, type) and issubclass(found, Optimizer) and found.torch_classes:
+        return found.torch_classes[0]
+    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
+        return found
+    raise InvalidInputError(
+        f"there is no optimizer '{kind}' here; there are {', '.join(sorted(classes))}, and your "
+        "own by its dotted path, my_module.MyOptimizer."
+    )
 
 
 def _table(
@@ -160,18 +169,17 @@ def _notes(optimizer: Optimizer, rule: BatchRule, kappa: float) -> list[str]:
     limit = "no limit from the hyperparameters" if math.isinf(largest) else f"{largest:.6g}"
     notes = [f"Largest kappa that works: {limit}."]
     change = rule.change(kappa)
-    state = [("v", change.second_moment)] if not isinstance(optimizer, SGD | SGDMomentum) else []
-    state += [("buffer", change.buffer)] if isinstance(optimizer, SGDMomentum) else []
-    moved = [f"{name} times {factor:.6g}" for name, factor in state if factor != 1]
+    state = {name: optimizer.moved(name, 1.0, change) for name in optimizer.buffers}
+    moved = [f"{name} times {factor:.6g}" for name, factor in state.items() if factor != 1]
     if moved:
         notes.append(f"Going on from a running optimizer: {', '.join(moved)}.")
     if optimizer.refinement_power == 2:
         notes.append("Schedules and bias correction count steps: divide their lengths by kappa.")
     else:
         notes.append("Schedules count steps: divide their lengths by kappa.")
-    caveat = rule.caveat(type(optimizer))
-    if caveat:
-        notes.append(f"Caveat: {caveat}.")
+    lost = caveat(type(optimizer), rule)
+    if lost:
+        notes.append(f"Caveat: {lost}.")
     else:
         notes.append(
             "The rule keeps the SDE. It fails once the discrete run has left the SDE: sv.validity "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
 
 from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
@@ -12,7 +16,7 @@ from sdeverify.optimizers.adaptive import (
     bias_correction,
     noise_variance,
 )
-from sdeverify.optimizers.optimizer import in_range, only
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
 from sdeverify.sdes.adam import AdamSDE
 
 
@@ -37,7 +41,23 @@ class Adam(Adaptive):
     name = "Adam"
     components = ("theta", "m", "v")
     sde_components = ("theta", "m", "u")
+    torch_classes = (torch.optim.Adam, torch.optim.AdamW)
+    options: ClassVar[Mapping[str, Option]] = {
+        "beta1": ("betas", 0),
+        "beta2": ("betas", 1),
+        "epsilon": "eps",
+        "weight_decay": "weight_decay",
+    }
+    refused: ClassVar[Mapping[str, str]] = {
+        **Optimizer.refused,
+        "amsgrad": "a running maximum of v has no SDE here; use amsgrad=False",
+    }
+    buffers: ClassVar[Mapping[str, str]] = {"m": "exp_avg", "v": "exp_avg_sq"}
     betas = ("beta1", "beta2")
+    factors: ClassVar[Mapping[str, str]] = {
+        **Adaptive.factors,
+        "decoupled_weight_decay": "decoupled_weight_decay",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +65,11 @@ class Adam(Adaptive):
         in_range(self, "beta2", self.beta2, 0.0, 1.0)
         decay = self.decoupled_weight_decay
         in_range(self, "decoupled_weight_decay", decay, 0.0, float("inf"))
+
+    @property
+    def title(self) -> str:
+        decay = self.decoupled_weight_decay
+        return "AdamW" if isinstance(decay, Tensor) or decay != 0 else self.name
 
     @property
     def hyperparameters(self) -> dict[str, PerParameter]:
@@ -109,17 +134,11 @@ class Adam(Adaptive):
         v = y["u"] * noise_variance(oracle, self.name)
         return {"theta": y["theta"], "m": y["m"], "v": v}
 
-    def at_level(self, level: float) -> tuple[Adam, float]:
-        return self.at_learning_rate(self.learning_rate / level), level
-
-    def at_learning_rate(self, learning_rate: float) -> Adam:
-        shrink = learning_rate / self.learning_rate
-        return replace(
-            self,
-            learning_rate=learning_rate,
-            beta1=1 - (1 - self.beta1) * shrink**2,
-            beta2=1 - (1 - self.beta2) * shrink**2,
-            epsilon=self.epsilon / shrink,
-            decoupled_weight_decay=self.decoupled_weight_decay * shrink,
-            refinement=self.refinement / shrink**2,
-        )
+    @classmethod
+    def options_of(
+        cls, opt: torch.optim.Optimizer, group: Mapping[str, Any]
+    ) -> Mapping[str, Option]:
+        if not group.get("decoupled_weight_decay", type(opt) is torch.optim.AdamW):
+            return cls.options
+        coupled = {name: o for name, o in cls.options.items() if name != "weight_decay"}
+        return {**coupled, "decoupled_weight_decay": "weight_decay"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from sdeverify.base.state import Components, State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer, in_range, zeros_beside
+from sdeverify.optimizers.rules import LinearRule, SquareRootRule, Unscaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,15 @@ class Adaptive(Optimizer, ABC):
     weight_decay: PerParameter = 0.0
 
     refinement_power = 2
-    betas: ClassVar[tuple[str, ...]]
-    """The names of its decay rates."""
+    needs_buffers = True
+    rules = (
+        SquareRootRule(),
+        LinearRule(),
+        SquareRootRule(move_beta=False),
+        SquareRootRule(move_epsilon=False),
+        Unscaled(),
+    )
+    factors: ClassVar[Mapping[str, str]] = {"epsilon": "epsilon", "v": "second_moment"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

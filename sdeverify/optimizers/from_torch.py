@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from sdeverify.base.shapes import PerParameter
 from sdeverify.errors import UnsupportedError
-from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.optimizers.rmsprop import RMSprop
-from sdeverify.optimizers.sgd import SGD, SGDMomentum
+from sdeverify.optimizers.torch_classes import kind_of, values_of
 from sdeverify.optimizers.torch_groups import (
     Binding,
     Schedule,
@@ -27,7 +24,9 @@ def optimizer_from_torch(
     problem: Problem | None = None,
     schedule: Schedule | LRScheduler | None = None,
 ) -> Optimizer:
-    """Our optimizer with the hyperparameters of a live torch.optim.SGD, RMSprop, Adam or AdamW.
+    """Our optimizer with the hyperparameters of a live torch optimizer.
+
+    That is torch.optim's SGD, RMSprop, Adam or AdamW, or what an `Optimizer` of your own names.
 
     Param groups are bound to the problem's parameters by identity. The clock is that of the
     largest initial learning rate eta_ref; each group's learning rate in units of it, schedule
@@ -48,51 +47,30 @@ def optimizer_from_torch(
     """
     binding = bind(opt, problem)
     learning_rate, ratio = learning_rates(opt, binding, schedule)
-    common: dict[str, Any] = {"learning_rate": learning_rate, "learning_rate_ratio": ratio}
-    if isinstance(opt, torch.optim.SGD):
-        return _sgd(binding, common)
-    common["epsilon"] = _spread(binding, "eps")
-    if isinstance(opt, torch.optim.RMSprop):
-        decay = _spread(binding, "weight_decay")
-        return RMSprop(beta=_spread(binding, "alpha"), weight_decay=decay, **common)
-    is_adamw = isinstance(opt, torch.optim.AdamW)
-    decoupled = [bool(g.get("decoupled_weight_decay", is_adamw)) for g in binding.groups]
-    decays = [float(g["weight_decay"]) for g in binding.groups]
-    pairs = list(zip(decays, decoupled, strict=True))
-    return Adam(
-        beta1=binding.spread([float(g["betas"][0]) for g in binding.groups]),
-        beta2=binding.spread([float(g["betas"][1]) for g in binding.groups]),
-        weight_decay=binding.spread([0.0 if apart else decay for decay, apart in pairs]),
-        decoupled_weight_decay=binding.spread([decay if apart else 0.0 for decay, apart in pairs]),
-        **common,
+    kind = kind_of(opt)
+    return kind(
+        learning_rate=learning_rate,
+        learning_rate_ratio=ratio,
+        **_hyperparameters(kind, opt, binding),
     )
 
 
-def _sgd(binding: Binding, common: dict[str, Any]) -> Optimizer:
-    common["weight_decay"] = _spread(binding, "weight_decay")
-    momenta = [float(g["momentum"]) for g in binding.groups]
-    if not any(momenta):
-        return SGD(**common)
-    if not all(momenta):
-        raise UnsupportedError(
-            f"SGD with momentum in some param groups only (momentum {momenta}): one clock, "
-            "t = k h, cannot serve both. Give all groups momentum, or verify them one by one."
-        )
-    for option in ("nesterov", "dampening"):
-        if len({g[option] for g in binding.groups}) > 1:
+def _hyperparameters(
+    kind: type[Optimizer], opt: torch.optim.Optimizer, binding: Binding
+) -> dict[str, Any]:
+    """One value each, or a vector over theta where the groups differ; what no group has is 0."""
+    groups = [values_of(kind, opt, group) for group in binding.groups]
+    names = dict.fromkeys(name for group in groups for name in group)
+    for name in kind.shared:
+        if len({group[name] for group in groups}) > 1:
             raise UnsupportedError(
-                f"SGD with different {option} in its param groups "
-                f"({[g[option] for g in binding.groups]}): the clock h = sqrt(eta (1 - d)) and the "
-                "step are common to all groups. Use one value."
+                f"{type(opt).__name__} with different {name} in its param groups "
+                f"({[group[name] for group in groups]}): the clock and the step are common to all "
+                "groups. Use one value."
             )
-    first = binding.groups[0]
-    return SGDMomentum(
-        momentum=binding.spread(momenta),
-        dampening=float(first["dampening"]),
-        nesterov=bool(first["nesterov"]),
-        **common,
-    )
-
-
-def _spread(binding: Binding, option: str) -> PerParameter:
-    return binding.spread([float(g[option]) for g in binding.groups])
+    spread = {
+        name: binding.spread([float(group.get(name, 0.0)) for group in groups])
+        for name in names
+        if name not in kind.shared
+    }
+    return {**spread, **{name: groups[0][name] for name in kind.shared}}

@@ -5,20 +5,30 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
+
+import torch
 
 from sdeverify.base.arguments import number
 from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.rules import BatchRule, Change
 from sdeverify.sdes.sde import GradientSDE
+
+Option = str | tuple[str, int]
+"""An option of a torch param group, or one entry of an option that is a tuple: ("betas", 0)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(ABC):
-    """A discrete optimizer.
+    """A discrete optimizer, and all that the package knows of it.
+
+    A class that names `torch_classes` is found by whatever reads, scales or verifies a live torch
+    optimizer, wherever it is written. `rules`, `betas` and `factors` say how a batch factor moves
+    it; SVAG levels and learning-rate ladders follow from the same rule.
 
     Args:
         learning_rate: eta, the largest of all param groups' (eta_ref), which sets the clock.
@@ -39,6 +49,30 @@ class Optimizer(ABC):
     refinement_power: ClassVar[int]
     """One level-1 step is level**refinement_power own steps at SVAG's `level`."""
 
+    torch_classes: ClassVar[tuple[type[torch.optim.Optimizer], ...]] = ()
+    """The torch classes that it is; matched by exact type, and not inherited."""
+    options: ClassVar[Mapping[str, Option]] = {}
+    """Its hyperparameters in a param group, apart from the learning rate."""
+    shared: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that must have one value in all param groups."""
+    refused: ClassVar[Mapping[str, str]] = {
+        "maximize": "the SDEs are written for minimisation; minimise the negative loss"
+    }
+    """Options that no SDE covers where they are set, and why."""
+    buffers: ClassVar[Mapping[str, str]] = {}
+    """Its components besides theta, and torch's names for them."""
+    needs_buffers: ClassVar[bool] = False
+    """Whether its SDE has no start before the first step."""
+
+    rules: ClassVar[tuple[BatchRule, ...]] = ()
+    """The rules that scale it with the batch: the one that keeps its SDE, then its rivals."""
+    caveats: ClassVar[Mapping[str, str]] = {}
+    """What a rival does not keep, by its name."""
+    betas: ClassVar[tuple[str, ...]] = ()
+    """Its decay rates: hyperparameters of which a rule moves 1 - beta."""
+    factors: ClassVar[Mapping[str, str]] = {}
+    """Other hyperparameters and components that move, and the factor of `Change` they move by."""
+
     def __post_init__(self) -> None:
         number(self.refinement, f"{self.name}: refinement")
         if not 0 < number(self.learning_rate, f"{self.name}: learning_rate") < math.inf:
@@ -55,6 +89,11 @@ class Optimizer(ABC):
     def time_per_level1_step(self) -> float:
         """SDE time in one level-1 step."""
         return self.time_per_step * self.refinement
+
+    @property
+    def title(self) -> str:
+        """What it is called above a table."""
+        return self.name
 
     @property
     @abstractmethod
@@ -98,13 +137,70 @@ class Optimizer(ABC):
             "sde=function, where function(optimizer, oracle) is the GradientSDE."
         )
 
-    @abstractmethod
     def at_level(self, level: float) -> tuple[Optimizer, float]:
-        """The optimizer at SVAG's `level` and the amplification of its noise: the same SDE."""
+        """The optimizer at SVAG's `level` and the amplification of its noise: the same SDE.
 
-    @abstractmethod
+        That of a batch smaller by level**refinement_power, whose noise the amplification supplies.
+        """
+        factor = level**self.refinement_power
+        finer = self.learning_rate / self._rule.change(factor).learning_rate
+        return self.at_learning_rate(finer), math.sqrt(factor)
+
     def at_learning_rate(self, learning_rate: float) -> Optimizer:
         """The optimizer of the learning-rate ladder, with the SDE's own constants held fixed."""
+        kappa = self._rule.kappa(learning_rate / self.learning_rate)
+        return replace(self.changed(self._rule.change(kappa)), learning_rate=learning_rate)
+
+    @property
+    def _rule(self) -> BatchRule:
+        """The rule that keeps its SDE."""
+        if not self.rules:
+            raise UnsupportedError(
+                f"{type(self).__name__} has no levels: its class names no `rules`, the one that "
+                "keeps its SDE first."
+            )
+        return self.rules[0]
+
+    def changed(self, change: Change) -> Optimizer:
+        """The optimizer with its hyperparameters moved, on the same time axis."""
+        moving = {f.name for f in fields(self)} & {*self.betas, *self.factors}
+        moved: dict[str, Any] = {n: self.moved(n, getattr(self, n), change) for n in moving}
+        return replace(
+            self,
+            learning_rate=self.learning_rate * change.learning_rate,
+            refinement=self.refinement * change.steps,
+            **moved,
+        )
+
+    @classmethod
+    def moved(cls, name: str, value: Any, change: Change) -> Any:
+        """A hyperparameter or a component moved by the factors of a rule."""
+        if name in cls.betas:
+            return change.relaxed(value)
+        factor = getattr(change, cls.factors[name]) if name in cls.factors else 1
+        return value if factor == 1 else value * factor
+
+    @classmethod
+    def sde_factors(cls, change: Change) -> Mapping[str, float]:
+        """The factors of those components in the SDE's coordinates that a rule moves."""
+        return {}
+
+    @classmethod
+    def reads(cls, group: Mapping[str, Any]) -> bool:
+        """Whether a param group of one of its torch classes is this optimizer's."""
+        return True
+
+    @classmethod
+    def options_of(
+        cls, opt: torch.optim.Optimizer, group: Mapping[str, Any]
+    ) -> Mapping[str, Option]:
+        """`options` of one param group."""
+        return cls.options
+
+    @classmethod
+    def unscalable(cls, opt: torch.optim.Optimizer) -> str:
+        """Why no scaled run can start from a live optimizer's state; empty where one can."""
+        return ""
 
     def at_ballistic_rate(self, learning_rate: float) -> Optimizer:
         """Another learning rate with (1 - beta)/eta of each beta held fixed, for `BallisticRates`.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
 
 from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import Adaptive, descend, noise_variance, running_square
-from sdeverify.optimizers.optimizer import in_range, only
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
 from sdeverify.sdes.rmsprop import RMSpropSDE
 
 
@@ -30,6 +34,18 @@ class RMSprop(Adaptive):
     name = "RMSprop"
     components = ("theta", "v")
     sde_components = ("theta", "u")
+    torch_classes = (torch.optim.RMSprop,)
+    options: ClassVar[Mapping[str, Option]] = {
+        "beta": "alpha",
+        "epsilon": "eps",
+        "weight_decay": "weight_decay",
+    }
+    refused: ClassVar[Mapping[str, str]] = {
+        **Optimizer.refused,
+        "centered": "no SDE covers a centered second moment; use centered=False",
+        "momentum": "no SDE here covers RMSprop with momentum; use momentum=0, or Adam",
+    }
+    buffers: ClassVar[Mapping[str, str]] = {"v": "square_avg"}
     betas = ("beta",)
 
     def __post_init__(self) -> None:
@@ -72,16 +88,3 @@ class RMSprop(Adaptive):
     def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
         y = only(state.components, self.sde_components, self.name)
         return {"theta": y["theta"], "v": y["u"] * noise_variance(oracle, self.name)}
-
-    def at_level(self, level: float) -> tuple[RMSprop, float]:
-        return self.at_learning_rate(self.learning_rate / level), level
-
-    def at_learning_rate(self, learning_rate: float) -> RMSprop:
-        shrink = learning_rate / self.learning_rate
-        return replace(
-            self,
-            learning_rate=learning_rate,
-            beta=1 - (1 - self.beta) * shrink**2,
-            epsilon=self.epsilon / shrink,
-            refinement=self.refinement / shrink**2,
-        )

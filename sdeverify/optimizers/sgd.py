@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -12,7 +14,8 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import Optimizer, in_range, only, zeros_beside
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only, zeros_beside
+from sdeverify.optimizers.rules import Change, LinearRule, MomentumRule, Unscaled
 from sdeverify.sdes.sgd import SGDFirstOrder
 from sdeverify.sdes.sgd_momentum import SGDMomentumSDE
 
@@ -26,6 +29,9 @@ class _GradientDescent(Optimizer, ABC):
     """
 
     weight_decay: PerParameter = 0.0
+
+    options: ClassVar[Mapping[str, Option]] = {"weight_decay": "weight_decay"}
+    refinement_power = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +51,12 @@ class SGD(_GradientDescent):
     name = "SGD"
     components = ("theta",)
     sde_components = ("theta",)
-    refinement_power = 1
+    torch_classes = (torch.optim.SGD,)
+    rules = (LinearRule(), Unscaled())
+
+    @classmethod
+    def reads(cls, group: Mapping[str, Any]) -> bool:
+        return not group["momentum"]
 
     @property
     def time_per_step(self) -> float:
@@ -76,13 +87,6 @@ class SGD(_GradientDescent):
     def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
         return only(state.components, ("theta",), self.name)
 
-    def at_level(self, level: float) -> tuple[SGD, float]:
-        return self.at_learning_rate(self.learning_rate / level), math.sqrt(level)
-
-    def at_learning_rate(self, learning_rate: float) -> SGD:
-        refinement = self.refinement * self.learning_rate / learning_rate
-        return replace(self, learning_rate=learning_rate, refinement=refinement)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SGDMomentum(_GradientDescent):
@@ -104,7 +108,22 @@ class SGDMomentum(_GradientDescent):
     name = "SGD with momentum"
     components = ("theta", "momentum_buffer")
     sde_components = ("theta", "p")
-    refinement_power = 1
+    torch_classes = (torch.optim.SGD,)
+    options: ClassVar[Mapping[str, Option]] = {
+        "momentum": "momentum",
+        "dampening": "dampening",
+        "nesterov": "nesterov",
+        "weight_decay": "weight_decay",
+    }
+    shared = ("dampening", "nesterov")
+    buffers: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum_buffer"}
+    rules = (MomentumRule(), LinearRule(), Unscaled())
+    caveats: ClassVar[Mapping[str, str]] = {
+        "linear": "with mu fixed only eta/(1 - mu) per batch size is kept, not the SDE: the memory "
+        "of the momentum is kappa times as long in training time"
+    }
+    betas = ("momentum",)
+    factors: ClassVar[Mapping[str, str]] = {"momentum_buffer": "buffer"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,17 +187,25 @@ class SGDMomentum(_GradientDescent):
         factor = -(1 - self.dampening) / self.time_per_step
         return {"theta": y["theta"], "momentum_buffer": factor * y["p"]}
 
-    def at_level(self, level: float) -> tuple[SGDMomentum, float]:
-        return self.at_learning_rate(self.learning_rate / level**2), math.sqrt(level)
+    @classmethod
+    def reads(cls, group: Mapping[str, Any]) -> bool:
+        return bool(group["momentum"])
 
-    def at_learning_rate(self, learning_rate: float) -> SGDMomentum:
-        shrink = math.sqrt(learning_rate / self.learning_rate)
-        return replace(
-            self,
-            learning_rate=learning_rate,
-            momentum=1 - (1 - self.momentum) * shrink,
-            refinement=self.refinement / shrink,
-        )
+    @classmethod
+    def sde_factors(cls, change: Change) -> Mapping[str, float]:
+        return {"p": math.sqrt(change.learning_rate) * change.buffer}
+
+    @classmethod
+    def unscalable(cls, opt: torch.optim.Optimizer) -> str:
+        for group in opt.param_groups:
+            states = [opt.state.get(p, {}) for p in group["params"]]
+            if group["dampening"] and any(s.get("momentum_buffer") is None for s in states):
+                return (
+                    "a damped run is rescaled from a state with a buffer, as torch does not damp "
+                    "its first gradient; this optimizer has none. Take a step first, or "
+                    "dampening=0."
+                )
+        return ""
 
 
 def descend(theta: Tensor, update: Tensor, rate: PerParameter) -> Tensor:

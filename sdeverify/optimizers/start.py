@@ -7,24 +7,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from sdeverify.base.arguments import whole
 from sdeverify.base.state import State
-from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.adam import Adam
-from sdeverify.optimizers.adaptive import Adaptive, floor_u
+from sdeverify.optimizers.adaptive import floor_u
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.optimizers.rmsprop import RMSprop
-from sdeverify.optimizers.sgd import SGD, SGDMomentum
+from sdeverify.optimizers.torch_classes import kind_of
 from sdeverify.optimizers.torch_groups import Binding, Schedule, ScheduledRatio, bind
 from sdeverify.problems.problem import Problem
-
-_BUFFERS: dict[type[Optimizer], dict[str, str]] = {
-    SGD: {},
-    SGDMomentum: {"momentum_buffer": "momentum_buffer"},
-    RMSprop: {"v": "square_avg"},
-    Adam: {"m": "exp_avg", "v": "exp_avg_sq"},
-}
-"""Our components and torch's names for them."""
 
 
 def start_from_torch(
@@ -61,12 +51,13 @@ def start_from_torch(
             "start_from_torch needs the optimizer of the live run; got one refined "
             f"{optimizer.refinement:g} times. Start first, then go to a level."
         )
-    buffers = _BUFFERS.get(type(optimizer))
-    if buffers is None:
-        raise UnsupportedError(
-            f"{type(optimizer).__name__} is not read from torch. Pass the optimizer of "
-            "optimizer_from_torch, or build a State."
+    kind = kind_of(opt)
+    if not isinstance(optimizer, kind):
+        raise InvalidInputError(
+            f"this {type(opt).__name__} is a {kind.__name__} here; got optimizer= of the class "
+            f"{type(optimizer).__name__}. Pass that of optimizer_from_torch, or build a State."
         )
+    buffers = kind.buffers
     binding = bind(opt, problem)
     y = {"theta": binding.gather(lambda parameter: parameter)}
     started = _check_buffers(opt, binding, optimizer, tuple(buffers.values()))
@@ -87,7 +78,7 @@ def _check_buffers(
     without = [s for s in states if any(s.get(name) is None for name in names)]
     if not without:
         return True
-    if isinstance(optimizer, Adaptive):
+    if optimizer.needs_buffers:
         raise InvalidInputError(
             f"{len(without)} of {len(states)} parameter tensors have no {' or '.join(names)} yet, "
             f"and the SDE of {optimizer.name} starts from u > 0. Make some training steps first "

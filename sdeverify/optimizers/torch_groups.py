@@ -11,17 +11,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from sdeverify.base.shapes import Int, PerParameter, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.optimizers.torch_classes import kind_of
 from sdeverify.problems.problem import Problem
 
 Schedule = Callable[[float], float]
 """The factor of the learning rate at a level-1 step, which may be a fraction on a refined chain."""
-
-_REFUSED: dict[str, str] = {
-    "maximize": "the SDEs are written for minimisation; minimise the negative loss",
-    "amsgrad": "a running maximum of v has no SDE here; use amsgrad=False",
-    "centered": "no SDE covers a centered second moment; use centered=False",
-}
-_SUPPORTED = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam, torch.optim.AdamW)
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ def bind(opt: torch.optim.Optimizer, problem: Problem | None) -> Binding:
         UnsupportedError: an optimizer or option that no SDE here covers.
         InvalidInputError: the groups and the problem do not have the same parameters.
     """
-    _check_kind(opt)
+    kind_of(opt)
     parameters = [[p for p in g["params"] if p.requires_grad] for g in opt.param_groups]
     used = [i for i, group in enumerate(parameters) if group]
     groups = [opt.param_groups[i] for i in used]
@@ -111,8 +105,8 @@ def bind(opt: torch.optim.Optimizer, problem: Problem | None) -> Binding:
         raise InvalidInputError(
             f"this {type(opt).__name__} has no parameter with requires_grad=True."
         )
-    for group, members in zip(groups, parameters, strict=True):
-        _check_group(type(opt).__name__, group, members)
+    for members in parameters:
+        _check_parameters(type(opt).__name__, members)
     if problem is None:
         if len(groups) > 1:
             raise InvalidInputError(
@@ -221,31 +215,7 @@ def _factor(schedule: Schedule, step: float) -> float:
         ) from error
 
 
-def _check_kind(opt: object) -> None:
-    if type(opt) in _SUPPORTED:
-        return
-    known = ", ".join(kind.__name__ for kind in _SUPPORTED)
-    what = f"{type(opt).__module__}.{type(opt).__name__}"
-    if isinstance(opt, _SUPPORTED):
-        raise UnsupportedError(
-            f"{what} may change the step of the torch.optim class it extends. Supported are "
-            f"{known} themselves, or write an sdeverify.optimizers.Optimizer for it."
-        )
-    raise UnsupportedError(
-        f"{what} is not supported; torch.optim's {known} are. For another optimizer write an "
-        "sdeverify.optimizers.Optimizer, one small file."
-    )
-
-
-def _check_group(name: str, group: dict[str, Any], members: list[torch.nn.Parameter]) -> None:
-    for option, reason in _REFUSED.items():
-        if group.get(option):
-            raise UnsupportedError(f"{name}({option}=True): {reason}.")
-    if name == "RMSprop" and group["momentum"]:
-        raise UnsupportedError(
-            f"RMSprop(momentum={group['momentum']}): no SDE here covers RMSprop with momentum; use "
-            "momentum=0, or Adam."
-        )
+def _check_parameters(name: str, members: list[torch.nn.Parameter]) -> None:
     for parameter in members:
         shape = tuple(parameter.shape)
         if parameter.is_complex():

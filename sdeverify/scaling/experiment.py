@@ -24,8 +24,9 @@ from sdeverify.ensembles.options import Run, RunOptions
 from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.optimizers.rules import BatchRule
 from sdeverify.scaling.judging import Yardstick, finite, scaling_dataset
-from sdeverify.scaling.rules import BatchRule, rule_for, rules_for
+from sdeverify.scaling.rules import caveat, rule_for, rules_for
 from sdeverify.scaling.scale import largest_kappa, scale, scale_batch, scale_state
 from sdeverify.scaling.validity import close_bounds
 
@@ -80,7 +81,7 @@ class BatchRuns:
             yard.confidence,
         )
         limits = [largest_kappa(self.optimizer, rule) for rule in self.rules]
-        caveats = [rule.caveat(type(self.optimizer)) for rule in self.rules]
+        caveats = [caveat(type(self.optimizer), rule) for rule in self.rules]
         return ds.assign(
             largest_kappa=("rule", limits), caveat=("rule", np.array(caveats, dtype=object))
         ).assign_attrs(
@@ -232,7 +233,7 @@ def _checked_factors(kappas: float | Sequence[float]) -> list[float]:
     return factors
 
 
-def _chosen(optimizer: Optimizer, rules: Sequence[str | BatchRule] | None) -> list[BatchRule]:
+def _chosen(optimizer: Optimizer, rules: Sequence[str | BatchRule] | None) -> Sequence[BatchRule]:
     kind = type(optimizer)
     if isinstance(rules, str) or not isinstance(rules, Sequence | None):
         raise InvalidInputError(f"rules are a list of names; got {rules!r}. Give ['auto'], say.")

@@ -1,180 +1,11 @@
-"""Scaling rules: by which factors hyperparameters and state move when the batch grows."""
+"""Which scaling rule goes with which optimizer."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-
-from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.optimizers.adaptive import Adaptive
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.optimizers.sgd import SGD, SGDMomentum
-
-
-@dataclass(frozen=True)
-class Change:
-    """Factors of an optimizer's hyperparameters and state; 1 where nothing moves.
-
-    Args:
-        learning_rate: of eta.
-        relaxation: of 1 - beta for each beta, and of 1 - mu.
-        epsilon: of epsilon.
-        decoupled_weight_decay: of AdamW's lambda; coupled weight decay never moves.
-        buffer: of torch's momentum buffer b.
-        second_moment: of v.
-        steps: of the number of steps, and of Adam's step counter.
-    """
-
-    learning_rate: float = 1.0
-    relaxation: float = 1.0
-    epsilon: float = 1.0
-    decoupled_weight_decay: float = 1.0
-    buffer: float = 1.0
-    second_moment: float = 1.0
-    steps: float = 1.0
-
-    def relaxed(self, beta: PerParameter) -> PerParameter:
-        """beta with 1 - beta times `relaxation`; rounding below 0 is removed."""
-        if self.relaxation == 1:
-            return beta
-        moved = 1 - self.relaxation * (1 - beta)
-        if isinstance(moved, Tensor):
-            return torch.where(moved.abs() < 1e-9, torch.zeros_like(moved), moved)
-        return 0.0 if abs(moved) < 1e-9 else moved
-
-
-class BatchRule(ABC):
-    """How hyperparameters and state move from batch B to kappa B; k steps become k/kappa."""
-
-    name: ClassVar[str]
-    fits: ClassVar[tuple[type[Optimizer], ...]]
-    """The optimizers that it can be applied to."""
-    keeps_sde_of: ClassVar[tuple[type[Optimizer], ...]]
-    """The optimizers whose SDE it keeps, for every kappa."""
-
-    @abstractmethod
-    def change(self, kappa: float) -> Change:
-        """The factors of hyperparameters and state."""
-
-    def caveat(self, kind: type[Optimizer]) -> str:
-        """What the rule does not keep for a kind of optimizer; empty where it keeps the SDE."""
-        if issubclass(kind, self.keeps_sde_of):
-            return ""
-        return f"the rule '{self.name}' does not keep the SDE of {kind.name}"
-
-
-@dataclass(frozen=True)
-class LinearRule(BatchRule):
-    """eta -> kappa eta, all else as it was (Goyal et al. 2017). It keeps the SDE of SGD.
-
-    With momentum it is the customary rule: mu fixed, the buffer as it was. It keeps only the
-    effective learning rate eta/(1 - mu) to batch size, not the friction of the SDE, so the memory
-    of 1/(1 - mu) steps is kappa times as long on the training's clock. For RMSprop and Adam it is
-    a rival of the square-root rule.
-    """
-
-    name = "linear"
-    fits = (SGD, SGDMomentum, Adaptive)
-    keeps_sde_of = (SGD,)
-
-    def change(self, kappa: float) -> Change:
-        return Change(learning_rate=kappa, second_moment=1 / kappa, steps=1 / kappa)
-
-    def caveat(self, kind: type[Optimizer]) -> str:
-        if issubclass(kind, SGDMomentum):
-            return (
-                "with mu fixed only eta/(1 - mu) per batch size is kept, not the SDE: the memory "
-                "of the momentum is kappa times as long in training time"
-            )
-        return super().caveat(kind)
-
-
-@dataclass(frozen=True)
-class MomentumRule(BatchRule):
-    """eta -> kappa^2 eta, 1 - mu -> kappa (1 - mu), b -> b/kappa: it keeps the SDE of momentum.
-
-    h = sqrt(eta (1 - d)) goes to kappa h, so that friction (1 - mu)/h, temperature h sigma^2 and
-    p = -h b/(1 - d) stay, and k/kappa steps take the same SDE time.
-    """
-
-    name = "momentum"
-    fits = (SGDMomentum,)
-    keeps_sde_of = (SGDMomentum,)
-
-    def change(self, kappa: float) -> Change:
-        return Change(learning_rate=kappa**2, relaxation=kappa, buffer=1 / kappa, steps=1 / kappa)
-
-
-@dataclass(frozen=True)
-class SquareRootRule(BatchRule):
-    """eta -> sqrt(kappa) eta, 1 - beta -> kappa (1 - beta), epsilon -> epsilon/sqrt(kappa).
-
-    Decoupled lambda -> sqrt(kappa) lambda, v -> v/kappa, m and coupled weight decay as they were.
-    It keeps the SDEs of RMSprop, Adam and AdamW (Malladi et al. 2022, definitions 5.1 and 5.2).
-
-    Args:
-        move_beta: False leaves each beta fixed, a rival.
-        move_epsilon: False leaves epsilon fixed, a rival.
-    """
-
-    move_beta: bool = True
-    move_epsilon: bool = True
-
-    fits = (Adaptive,)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        left = [
-            what
-            for what, moved in (("beta", self.move_beta), ("epsilon", self.move_epsilon))
-            if not moved
-        ]
-        return "_".join(["square_root", *(f"fixed_{what}" for what in left)])
-
-    @property
-    def keeps_sde_of(self) -> tuple[type[Optimizer], ...]:  # type: ignore[override]
-        return (Adaptive,) if self.move_beta and self.move_epsilon else ()
-
-    def change(self, kappa: float) -> Change:
-        root = math.sqrt(kappa)
-        return Change(
-            learning_rate=root,
-            relaxation=kappa if self.move_beta else 1.0,
-            epsilon=1 / root if self.move_epsilon else 1.0,
-            decoupled_weight_decay=root,
-            second_moment=1 / kappa,
-            steps=1 / kappa,
-        )
-
-
-@dataclass(frozen=True)
-class Unscaled(BatchRule):
-    """Every hyperparameter as it was: what happens when only the batch grows."""
-
-    name = "unscaled"
-    fits = (SGD, SGDMomentum, Adaptive)
-    keeps_sde_of = ()
-
-    def change(self, kappa: float) -> Change:
-        return Change(second_moment=1 / kappa, steps=1 / kappa)
-
-
-_BY_NAME: dict[str, BatchRule] = {
-    rule.name: rule
-    for rule in (
-        LinearRule(),
-        MomentumRule(),
-        SquareRootRule(),
-        SquareRootRule(move_beta=False),
-        SquareRootRule(move_epsilon=False),
-        Unscaled(),
-    )
-}
+from sdeverify.optimizers.rules import BatchRule
+from sdeverify.optimizers.torch_classes import optimizer_classes
 
 
 def rule_for(kind: type[Optimizer], rule: str | BatchRule) -> BatchRule:
@@ -184,24 +15,37 @@ def rule_for(kind: type[Optimizer], rule: str | BatchRule) -> BatchRule:
         InvalidInputError: no such rule.
         UnsupportedError: the rule is not one for this optimizer.
     """
-    if isinstance(rule, BatchRule):
-        found = rule
-    elif rule == "auto":
-        found = next(r for r in _BY_NAME.values() if issubclass(kind, r.keeps_sde_of))
-    elif rule in _BY_NAME:
-        found = _BY_NAME[rule]
-    else:
-        known = ", ".join(["auto", *_BY_NAME])
-        raise InvalidInputError(f"there is no scaling rule '{rule}'; there are {known}.")
-    if not issubclass(kind, found.fits):
-        fitting = ", ".join(r.name for r in rules_for(kind))
+    own = {r.name: r for r in rules_for(kind)}
+    if rule == "auto":
+        return next(iter(own.values()))
+    name = rule if isinstance(rule, str) else rule.name
+    known = {r.name for other in optimizer_classes() for r in other.rules}
+    if name in known and name not in own:
         raise UnsupportedError(
-            f"the rule '{found.name}' is none for {kind.name}; for it there are {fitting}."
+            f"the rule '{name}' is none for {kind.name}; for it there are {', '.join(own)}."
         )
-    return found
+    if isinstance(rule, BatchRule):
+        return rule
+    if rule not in own:
+        raise InvalidInputError(
+            f"there is no scaling rule '{rule}'; there are {', '.join(['auto', *sorted(known)])}."
+        )
+    return own[rule]
 
 
-def rules_for(kind: type[Optimizer]) -> list[BatchRule]:
+def rules_for(kind: type[Optimizer]) -> tuple[BatchRule, ...]:
     """All rules for a kind of optimizer, the one that keeps its SDE first, then its rivals."""
-    fitting = [rule for rule in _BY_NAME.values() if issubclass(kind, rule.fits)]
-    return sorted(fitting, key=lambda rule: not issubclass(kind, rule.keeps_sde_of))
+    if not kind.rules:
+        raise UnsupportedError(
+            f"no scaling rule is known for {kind.__name__}: its class names no `rules`, the one "
+            "that keeps its SDE first. Pass a rule, a BatchRule of your own."
+        )
+    return kind.rules
+
+
+def caveat(kind: type[Optimizer], rule: BatchRule) -> str:
+    """What the rule does not keep for a kind of optimizer; empty where it keeps the SDE."""
+    if rule == kind.rules[0]:
+        return ""
+    default = f"the rule '{rule.name}' does not keep the SDE of {kind.name}"
+    return kind.caveats.get(rule.name, default)

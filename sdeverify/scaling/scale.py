@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar, cast
+from dataclasses import replace
+from typing import TypeVar, cast
 
 import torch
 
 from sdeverify.base.arguments import number
-from sdeverify.base.shapes import PerParameter, Tensor
+from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
-from sdeverify.errors import InvalidInputError, UnsupportedError
+from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.optimizers.rmsprop import RMSprop
-from sdeverify.optimizers.sgd import SGD, SGDMomentum
-from sdeverify.scaling.rules import BatchRule, Change, rule_for
-from sdeverify.scaling.torch_optimizer import changed, kind_of, relaxations_of, without_schedule
+from sdeverify.optimizers.rules import BatchRule, Change
+from sdeverify.optimizers.torch_classes import kind_of
+from sdeverify.scaling.rules import rule_for
+from sdeverify.scaling.torch_optimizer import changed, relaxations_of, without_schedule
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer | torch.optim.Optimizer)
-
-_RELAXING = ("momentum", "beta", "beta1", "beta2")
 
 
 def scale(
@@ -65,7 +61,7 @@ def scale(
         )
     change = chosen.change(kappa) if kappa != 1 else Change()
     if isinstance(optimizer, Optimizer):
-        return cast(AnyOptimizer, _changed_ours(optimizer, change))
+        return cast(AnyOptimizer, optimizer if kappa == 1 else optimizer.changed(change))
     if kappa != 1 and not schedule_stretched:
         without_schedule(optimizer)
     return cast(AnyOptimizer, changed(cast(torch.optim.Optimizer, optimizer), change))
@@ -93,7 +89,7 @@ def scale_state(
     """
     _check_positive(kappa)
     change = rule_for(_kind(optimizer), rule).change(kappa)
-    factors = {"p": math.sqrt(change.learning_rate) * change.buffer}
+    factors = type(optimizer).sde_factors(change)
     return State(
         state.step,
         **{name: value * factors.get(name, 1.0) for name, value in state.components.items()},
@@ -114,39 +110,15 @@ def scale_batch(oracle: GradientOracle, kappa: float) -> GradientOracle:
 def _kind(optimizer: Optimizer | torch.optim.Optimizer) -> type[Optimizer]:
     if isinstance(optimizer, torch.optim.Optimizer):
         return kind_of(optimizer)
-    kinds: Sequence[type[Optimizer]] = (SGD, SGDMomentum, RMSprop, Adam)
-    for kind in kinds:
-        if isinstance(optimizer, kind):
-            return kind
-    known = ", ".join(kind.__name__ for kind in kinds)
-    raise UnsupportedError(
-        f"no scaling rule is known for {type(optimizer).__name__}; there are rules for {known} and "
-        "for torch.optim's SGD, RMSprop, Adam and AdamW."
-    )
+    return type(optimizer)
 
 
 def _relaxations(optimizer: Optimizer | torch.optim.Optimizer) -> list[float]:
     """1 - beta for each beta (and 1 - mu), the largest over the parameters."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return relaxations_of(optimizer)
-    values = [getattr(optimizer, f.name) for f in fields(optimizer) if f.name in _RELAXING]
+    values = [getattr(optimizer, name) for name in optimizer.betas]
     return [1 - float(v.min()) if isinstance(v, Tensor) else 1 - v for v in values]
-
-
-def _changed_ours(optimizer: Optimizer, change: Change) -> Optimizer:
-    if change == Change():
-        return optimizer
-    moved: dict[str, Any] = {
-        "learning_rate": optimizer.learning_rate * change.learning_rate,
-        "refinement": optimizer.refinement * change.steps,
-    }
-    for name in (f.name for f in fields(optimizer)):
-        value: PerParameter = getattr(optimizer, name)
-        if name in _RELAXING:
-            moved[name] = change.relaxed(value)
-        elif name in ("epsilon", "decoupled_weight_decay"):
-            moved[name] = value * getattr(change, name)
-    return replace(optimizer, **moved)
 
 
 def _check_positive(kappa: float) -> None:

@@ -23,10 +23,10 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.optimizers.rules import BatchRule
 from sdeverify.scaling.equilibrium import Constants, balance
 from sdeverify.scaling.experiment import RUN, BatchRuns, Yard, batch_runs, checked_yard, job_name
 from sdeverify.scaling.judging import Yardstick, finite
-from sdeverify.scaling.rules import BatchRule
 from sdeverify.scaling.scale import scale, scale_batch
 from sdeverify.scaling.validity import close_bounds, decay_of, validity
 

@@ -11,9 +11,10 @@ from sdeverify.base.arguments import number
 from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.amplified import amplification_weights
-from sdeverify.optimizers.sgd import SGD, SGDMomentum
-from sdeverify.scaling.rules import Change, rule_for
-from sdeverify.scaling.torch_optimizer import changed, kind_of, without_schedule
+from sdeverify.optimizers.rules import Change
+from sdeverify.optimizers.torch_classes import kind_of
+from sdeverify.scaling.rules import rule_for
+from sdeverify.scaling.torch_optimizer import changed, without_schedule
 
 LossOfBatch = Callable[[], Tensor]
 
@@ -57,10 +58,9 @@ class TorchSVAG:
                 f"SVAG's level is a real number >= 1 (1 is the optimizer itself); got {level}."
             )
         kind = kind_of(optimizer)
-        slow = issubclass(kind, SGD | SGDMomentum)
         self.level = level
-        self.refinement = level if slow else level**2
-        self.amplification = math.sqrt(level) if slow else level
+        self.refinement = level**kind.refinement_power
+        self.amplification = math.sqrt(self.refinement)
         change = Change()
         if level != 1:
             if not schedule_stretched:
@@ -72,8 +72,9 @@ class TorchSVAG:
 
     def __repr__(self) -> str:
         group = self.optimizer.param_groups[0]
-        names = ("lr", "momentum", "alpha", "betas", "eps", "weight_decay")
-        settings = ", ".join(f"{name}={group[name]}" for name in names if name in group)
+        options = kind_of(self.optimizer).options_of(self.optimizer, group).values()
+        names = dict.fromkeys(["lr", *(o if isinstance(o, str) else o[0] for o in options)])
+        settings = ", ".join(f"{name}={group[name]}" for name in names)
         return (
             f"TorchSVAG(level={self.level:g}): {self.refinement:g} own steps of "
             f"{self.batches_per_step} mini-batches for one of {type(self.optimizer).__name__}'s, "

@@ -65,7 +65,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda p: torch.optim.RMSprop(p, momentum=0.9),
         r"momentum=0.9.*RMSprop with momentum",
     ),
-    "NAdam": (lambda p: torch.optim.NAdam(p), r"NAdam is not supported; .*SGD, RMSprop, Adam"),
+    "NAdam": (
+        lambda p: torch.optim.NAdam(p),
+        r"NAdam is not supported; Adam, AdamW, .*RMSprop, SGD",
+    ),
     "Adagrad": (lambda p: torch.optim.Adagrad(p), r"Adagrad is not supported"),
     "a subclass": (lambda p: MySGD(p, lr=0.1), r"MySGD may change the step"),
     "mixed nesterov": (

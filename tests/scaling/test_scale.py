@@ -20,10 +20,11 @@ from sdeverify.optimizers.adam import Adam
 from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.ladders import svag
 from sdeverify.optimizers.rmsprop import RMSprop
+from sdeverify.optimizers.rules import LinearRule, MomentumRule, SquareRootRule
 from sdeverify.optimizers.sgd import SGD, SGDMomentum
 from sdeverify.problems.library import circle_problem
 from sdeverify.problems.problem import FunctionProblem
-from sdeverify.scaling.rules import LinearRule, MomentumRule, SquareRootRule, rule_for
+from sdeverify.scaling.rules import caveat, rule_for
 from sdeverify.scaling.scale import largest_kappa, scale, scale_batch, scale_state
 
 OPTIMIZERS = {
@@ -103,7 +104,7 @@ def test_a_rival_breaks_just_the_constants_that_it_leaves_behind(problem, name, 
     after = derive(scaled, scale_batch(oracle, 4)).constants
     off = {n for n in before if after[n] != pytest.approx(before[n], rel=1e-9)}
     assert off == broken
-    assert rule_for(type(OPTIMIZERS[name]), rule).caveat(type(OPTIMIZERS[name]))
+    assert caveat(type(OPTIMIZERS[name]), rule_for(type(OPTIMIZERS[name]), rule))
 
 
 def test_the_customary_momentum_rule_keeps_the_effective_learning_rate_of_a_sample():
@@ -118,7 +119,7 @@ def test_the_customary_momentum_rule_keeps_the_effective_learning_rate_of_a_samp
 )
 def test_auto_is_the_rule_that_keeps_the_sde(name, rule):
     assert rule_for(type(OPTIMIZERS[name]), "auto") == rule
-    assert rule.caveat(type(OPTIMIZERS[name])) == ""
+    assert caveat(type(OPTIMIZERS[name]), rule) == ""
     assert scale(OPTIMIZERS[name], 2, rule) == scale(OPTIMIZERS[name], 2)
 
 
