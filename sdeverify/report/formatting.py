@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from typing import Any
 
+from sdeverify.base.notation import TIMES, power_of_ten
+
 MINUS = "\N{MINUS SIGN}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 DASH = "\N{EN DASH}"
 NARROW = "\N{NARROW NO-BREAK SPACE}"
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def power_of_ten(exponent: int) -> str:
-    """10 to `exponent`, in superscript digits."""
-    return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def plain(value: float, digits: int = 4) -> str:
@@ -144,31 +136,3 @@ def anything(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(anything(entry) for entry in value)
     return str(value)
-
-
-_GREEK = {
-    name: unicodedata.lookup(f"GREEK {'SMALL' if name.islower() else 'CAPITAL'} LETTER {spelt}")
-    for name, spelt in [
-        ("lambda", "LAMDA"),
-        *((n, n.upper()) for n in ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta")),
-        *((n, n.upper()) for n in ("mu", "rho", "sigma", "tau", "phi", "Sigma")),
-    ]
-}
-_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-
-
-def prose(text: str) -> str:
-    """Plain-text mathematics within prose, `sigma_0 >> eta^2`, with its proper letters."""
-    letters = "|".join(_GREEK)
-    text = re.sub(r"\bgrad f\b", "∇f", text)
-    text = re.sub(r"\bsqrt\((\w+)\)", r"√\1", text)
-    text = re.sub(
-        rf"(?<![A-Za-z_])({letters}|[A-Za-z](?=_\d))_?(\d?)(?![A-Za-z_\d])",
-        lambda m: _GREEK.get(m[1], m[1]) + m[2].translate(_SUBSCRIPTS),
-        text,
-    )
-    text = re.sub(r"\^(-?\d+)", lambda m: m[1].translate(_SUPERSCRIPTS), text)
-    text = re.sub(
-        r"(\d(?:\.\d+)?)e([-+]\d+)", lambda m: f"{m[1]}{TIMES}{power_of_ten(int(m[2]))}", text
-    )
-    return text.replace(">>", "≫").replace("<<", "≪")

@@ -17,7 +17,7 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from sdeverify.report.formatting import power_of_ten
+from sdeverify.base.notation import power_of_ten
 from sdeverify.report.points import Points, classify
 from sdeverify.report.rungs import labelled_apart_from_the_step, rung_labels
 from sdeverify.report.style import CHAIN, FLOW, INK, MUTED

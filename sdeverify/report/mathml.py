@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from xml.etree.ElementTree import Element
 
 _OPEN, _CLOSE = "{[(", "}])"
 
@@ -52,24 +53,58 @@ def inline(equation: str) -> str:
 def aligned_latex(equations: Sequence[str]) -> str:
     """The same block as LaTeX, for Markdown: an `aligned` environment."""
     cut = [aligned_at_relation(equation) for equation in equations]
-    rows = [f"{left} & {right}" if right else left for left, right in cut]
+    rows = [_text_only(f"{left} & {right}" if right else left) for left, right in cut]
     return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
+
+
+def _text_only(latex: str) -> str:
+    """LaTeX that neither ends its formula nor opens an HTML tag in Markdown."""
+    safe = re.sub(r"(?<!\\)\$", r"\\$", latex)
+    return safe.replace("<", r"\lt ").replace(">", r"\gt ")
 
 
 def _inner(latex: str) -> str:
     """The `<mrow>` of one expression; LaTeX that cannot be converted stands as it is."""
-    from latex2mathml.converter import convert
+    from latex2mathml.converter import convert_to_element
 
     if not latex:
         return "<mrow></mrow>"
     upright = re.sub(r"\\mathrm\{(\w)\}|\\mathrm (\w)", r"\\text{\1\2}", latex)
     upright = upright.replace("\\displaystyle", "")
     try:
-        converted: str = convert(upright, display="block")
+        math = convert_to_element(upright, display="block")
     except Exception:
         return f"<mtext>{html.escape(latex)}</mtext>"
-    body = re.sub(r"^<math[^>]*>|</math>$", "", converted)
+    body = "".join(map(_written, math))
     return re.sub(r"<mtext>(\w)</mtext>", r'<mi mathvariant="normal">\1</mi>', body)
+
+
+_ELEMENTS = frozenset({
+    "mrow", "mi", "mo", "mn", "mtext", "mspace", "msup", "msub", "msubsup", "mfrac", "msqrt",
+    "mroot", "mover", "munder", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded",
+    "mphantom", "menclose",
+})  # fmt: skip
+_ATTRIBUTES = frozenset({
+    "accent", "columnalign", "columnlines", "columnspacing", "depth", "displaystyle", "fence",
+    "form", "height", "largeop", "linethickness", "lspace", "mathcolor", "mathsize",
+    "mathvariant", "maxsize", "minsize", "movablelimits", "notation", "rowlines", "rowspacing",
+    "rspace", "scriptlevel", "separator", "stretchy", "symmetric", "voffset", "width",
+})  # fmt: skip
+"""What may stand in an equation: presentation alone, no link, no script, no style."""
+
+
+def _written(element: Element) -> str:
+    """An element as MathML, its text as text; of what is not presentation only the content."""
+    text = html.escape(html.unescape(element.text or ""))
+    content = text + "".join(map(_written, element))
+    if element.tag not in _ELEMENTS:
+        return f"<mrow>{content}</mrow>"
+    attributes = "".join(
+        f' {name}="{html.escape(value)}"'
+        for name, value in element.attrib.items()
+        if name in _ATTRIBUTES
+    )
+    return f"<{element.tag}{attributes}>{content}</{element.tag}>"
 
 
 _GREEK = frozenset(

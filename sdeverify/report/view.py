@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdeverify.base.notation import prose
 from sdeverify.report.evidence import comparison_tables
-from sdeverify.report.formatting import anything, plain, prose
+from sdeverify.report.formatting import anything, plain
 from sdeverify.report.mathml import symbol_latex
 from sdeverify.report.results import Comparison, Results
 from sdeverify.report.sentences import (

@@ -72,32 +72,20 @@ class AdamSDE(AdaptiveSDE):
 
     @property
     def description(self) -> Description:
-        latex_u, plain_u = self.equations_of_u
         constants = {"c_1": (number(self.c1), "(1 - beta_1)/eta^2"), **self.explained_constants}
-        name, latex_decay, plain_decay = "Adam", "", ""
+        name, decay = "Adam", ""
         if isinstance(self.decay0, Tensor) or self.decay0 != 0:
-            name, latex_decay, plain_decay = (
-                "AdamW",
-                r"-\lambda_0\theta\,dt",
-                " - lambda_0 theta dt",
-            )
+            name, decay = "AdamW", r"-\lambda_0\theta\,dt"
             constants["lambda_0"] = (number(self.decay0), "lambda/eta, decoupled weight decay")
         return Description(
             name=f"{name}, first-order SDE",
             equations=(
                 r"d\theta &= -\frac{\sqrt{\gamma_2(t)}}{\gamma_1(t)}\,P^{-1}m\,dt"
-                rf"{latex_decay},\quad P=\sigma_0\sqrt{{u}}+\epsilon_0\sqrt{{\gamma_2(t)}}",
+                rf"{decay},\quad P=\sigma_0\sqrt{{u}}+\epsilon_0\sqrt{{\gamma_2(t)}}",
                 r"dm &= c_1\left(\nabla f(\theta)-m\right)dt"
                 r"+\sigma_0 c_1\,\Sigma(\theta)^{1/2}\,dW_t",
-                latex_u,
+                self.equation_of_u,
                 r"\gamma_i(t) &= 1-e^{-c_i t}",
-            ),
-            plain=(
-                f"d theta = -(sqrt(gamma_2)/gamma_1) m/P dt{plain_decay},"
-                "  P = sigma_0 sqrt(u) + epsilon_0 sqrt(gamma_2)",
-                "dm = c_1 (grad f - m) dt + sigma_0 c_1 Sigma(theta)^(1/2) dW",
-                plain_u,
-                "gamma_i(t) = 1 - exp(-c_i t)",
             ),
             constants=constants,
             clock=clock_text("t = k eta^2, from a start at t > 0", self.time_per_level1_step),

@@ -79,18 +79,10 @@ class AdaptiveSDE(GradientSDE, ABC):
         return rows
 
     @property
-    def equations_of_u(self) -> tuple[str, str]:
-        """du in LaTeX and in plain text."""
-        if self.signal:
-            return (
-                r"du &= c_2\left(\mathrm{diag}\,\Sigma(\theta)+\sigma^{-2}(\nabla f(\theta))^2"
-                r"-u\right)dt",
-                "du = c_2 (diag Sigma(theta) + (grad f)^2/sigma^2 - u) dt",
-            )
-        return (
-            r"du &= c_2\left(\mathrm{diag}\,\Sigma(\theta)-u\right)dt",
-            "du = c_2 (diag Sigma(theta) - u) dt",
-        )
+    def equation_of_u(self) -> str:
+        """du in LaTeX."""
+        signal = r"+\sigma^{-2}(\nabla f(\theta))^2" if self.signal else ""
+        return rf"du &= c_2\left(\mathrm{{diag}}\,\Sigma(\theta){signal}-u\right)dt"
 
     @property
     def assumptions(self) -> tuple[str, ...]:

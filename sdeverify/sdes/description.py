@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdeverify.base.notation import equation_text, prose
 from sdeverify.base.shapes import Tensor
 
 
@@ -14,7 +15,6 @@ class Description:
     Args:
         name: the model's name.
         equations: LaTeX, one equation each, without delimiters.
-        plain: the same for a terminal.
         constants: name -> (value, what it is).
         clock: how SDE time and optimizer steps are related, with numbers.
         noise: the gradient noise in words.
@@ -25,7 +25,6 @@ class Description:
 
     name: str
     equations: tuple[str, ...]
-    plain: tuple[str, ...]
     constants: dict[str, tuple[str, str]]
     clock: str
     noise: str
@@ -39,18 +38,19 @@ class Description:
 
     def text(self) -> str:
         """The whole explanation as plain text."""
-        width = max((len(k) for k in self.constants), default=0)
+        constants = [(prose(k), v, prose(what)) for k, (v, what) in self.constants.items()]
+        width = max((len(symbol) for symbol, _, _ in constants), default=0)
         lines = [self.name, ""]
-        lines += [f"    {line}" for line in self.plain]
+        lines += [f"    {equation_text(equation)}" for equation in self.equations]
         lines += ["", "with"]
         lines += [
-            f"    {key:<{width}} = {value:<12} {meaning}".rstrip()
-            for key, (value, meaning) in self.constants.items()
+            f"    {symbol:<{width}} = {value:<12} {meaning}".rstrip()
+            for symbol, value, meaning in constants
         ]
-        lines += ["", f"clock        {self.clock}", f"noise        {self.noise}"]
-        lines += [f"claim        {self.claim}"]
+        lines += ["", f"clock        {prose(self.clock)}", f"noise        {prose(self.noise)}"]
+        lines += [f"claim        {prose(self.claim)}"]
         lines += [
-            f"{'assumptions' if i == 0 else '':<12} - {line}"
+            f"{'assumptions' if i == 0 else '':<12} - {prose(line)}"
             for i, line in enumerate(self.assumptions)
         ]
         return "\n".join([*lines, f"source       {self.source}"])

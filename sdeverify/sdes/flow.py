@@ -65,7 +65,6 @@ class GradientFlow(GradientSDE):
             noisy,
             name=f"gradient flow: {noisy.name} without its noise",
             equations=(*noisy.equations, r"dW_t &\to 0"),
-            plain=(*noisy.plain, "without dW"),
             noise="none",
             claim="the noise is left out on purpose",
         )

@@ -49,19 +49,13 @@ class RMSpropSDE(AdaptiveSDE):
 
     @property
     def description(self) -> Description:
-        latex_u, plain_u = self.equations_of_u
         return Description(
             name="RMSprop, first-order SDE",
             equations=(
                 r"d\theta &= -P^{-1}\left(\nabla f(\theta)\,dt"
                 r"+\sigma_0\,\Sigma(\theta)^{1/2}\,dW_t\right),\quad"
                 r" P=\sigma_0\sqrt{u}+\epsilon_0",
-                latex_u,
-            ),
-            plain=(
-                "d theta = -(grad f dt + sigma_0 Sigma(theta)^(1/2) dW)/P,"
-                "  P = sigma_0 sqrt(u) + epsilon_0",
-                plain_u,
+                self.equation_of_u,
             ),
             constants=self.explained_constants,
             clock=clock_text("t = k eta^2", self.time_per_level1_step),

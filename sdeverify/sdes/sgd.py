@@ -52,17 +52,16 @@ class SGDFirstOrder(GradientSDE):
     @property
     def description(self) -> Description:
         decay = self.constants["weight_decay"]
-        drift, plain = r"\nabla f(\theta)", "grad f"
+        drift = r"\nabla f(\theta)"
         extra: dict[str, tuple[str, str]] = {}
         if isinstance(decay, Tensor) or decay != 0:
-            drift, plain = rf"({drift}+\lambda\theta)", "(grad f + lambda theta)"
+            drift = rf"({drift}+\lambda\theta)"
             extra = {"lambda": (number(decay), "coupled weight decay")}
         return Description(
             name="SGD, first-order SDE",
             equations=(
                 rf"d\theta &= -{drift}\,dt + \sqrt{{\eta}}\,\sigma\,\Sigma(\theta)^{{1/2}}\,dW_t",
             ),
-            plain=(f"d theta = -{plain} dt + sqrt(eta) sigma Sigma(theta)^(1/2) dW",),
             constants={
                 "eta sigma^2": (number(self.temperature), "temperature"),
                 "sqrt(eta) sigma": (number(self.intensity), "size of the noise"),
@@ -131,10 +130,6 @@ class SGDSecondOrder(GradientSDE):
             equations=(
                 r"d\theta &= -\nabla\left(f(\theta)+\tfrac{\eta}{4}|\nabla f(\theta)|^2\right)dt"
                 r" + \sqrt{\eta}\,\sigma\,\Sigma(\theta)^{1/2}\,dW_t",
-            ),
-            plain=(
-                "d theta = -grad(f + (eta/4) |grad f|^2) dt"
-                " + sqrt(eta) sigma Sigma(theta)^(1/2) dW",
             ),
             constants={
                 "eta": (number(self.learning_rate), "learning rate"),

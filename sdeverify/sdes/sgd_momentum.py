@@ -59,21 +59,17 @@ class SGDMomentumSDE(GradientSDE):
     @property
     def description(self) -> Description:
         decay = self.weight_decay
-        plain_decay = latex_decay = ""
+        pull = ""
         extra: dict[str, tuple[str, str]] = {}
         if isinstance(decay, Tensor) or decay != 0:
-            plain_decay, latex_decay = " + lambda theta", r"+\lambda\theta"
+            pull = r"+\lambda\theta"
             extra = {"lambda": (number(decay), "coupled weight decay")}
         return Description(
             name="SGD with momentum, first-order SDE",
             equations=(
-                rf"dp &= -\left(\gamma p+\nabla f(\theta){latex_decay}\right)dt"
+                rf"dp &= -\left(\gamma p+\nabla f(\theta){pull}\right)dt"
                 r" + \sqrt{h}\,\sigma\,\Sigma(\theta)^{1/2}\,dW_t",
                 r"d\theta &= p\,dt",
-            ),
-            plain=(
-                f"dp = -(gamma p + grad f{plain_decay}) dt + sqrt(h) sigma Sigma(theta)^(1/2) dW",
-                "d theta = p dt",
             ),
             constants={
                 "gamma": (number(self.friction), "friction, (1 - mu)/h"),

@@ -28,7 +28,6 @@ RMSPROP = {
         r"+\sigma_0\,\Sigma(\theta)^{1/2}\,dW_t\right),\quad P=\sigma_0\sqrt{u}+\epsilon_0",
         r"du &= c_2\left(\operatorname{diag}\Sigma(\theta)-u\right)dt",
     ],
-    "plain": ["d theta = -(grad f dt + sigma_0 Sigma(theta)^(1/2) dW)/P"],
     "constants": {
         "sigma_0": ["0.00176777", "sigma eta"],
         "epsilon_0": ["5e-05", "epsilon eta"],
@@ -45,7 +44,6 @@ SGD = {
     "equations": [
         r"d\theta &= -\nabla f(\theta)\,dt + \sqrt{\eta}\,\sigma\,\Sigma(\theta)^{1/2}\,dW_t"
     ],
-    "plain": ["d theta = -grad f dt + sqrt(eta) sigma Sigma(theta)^(1/2) dW"],
     "constants": {"sqrt(eta) sigma": ["0.176777", "size of the noise"]},
     "clock": "t = k eta; one optimizer step is 0.25 of SDE time",
     "noise": "mini-batches of 8 of 256, with replacement",

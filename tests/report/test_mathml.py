@@ -36,6 +36,35 @@ def test_latex_that_cannot_be_converted_stands_as_it_is() -> None:
     assert "\\frac" in "".join(tree.itertext())
 
 
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"x = \text{<script>alert(1)</script>}",
+        r"x = \text{<img src=x onerror=alert(1)>}",
+        r"x = \text{&lt;script&gt;alert(1)&lt;/script&gt;}",
+        r"x = \href{javascript:alert(1)}{y}",
+        r"\style{background:url(javascript:alert(1))}{x} = \class{c}{\id{i}{y}}",
+        r"x = \includegraphics{http://example.org/x.png}",
+        r"x = </math><script>alert(1)</script>",
+    ],
+)
+def test_an_equation_holds_no_live_html(latex: str) -> None:
+    tree = ElementTree.fromstring(display((latex,)))
+    allowed = {"mrow", "mi", "mo", "mn", "mtext", "mspace", "mstyle", "mtable", "mtr", "mtd"}
+    assert {e.tag.removeprefix(SPACE) for e in tree.iter()} <= allowed | {"math"}
+    live = {"href", "src", "onerror", "class", "id"}
+    assert not any(live & set(element.attrib) for element in tree.iter() if element is not tree)
+    assert all(e.get("style", "text-align").startswith("text-align") for e in tree.iter())
+    markdown = aligned_latex((latex + "$$<b>",))
+    assert "<" not in markdown
+    assert "$$" not in markdown
+
+
+def test_signs_of_order_stay_signs() -> None:
+    tree = ElementTree.fromstring(display((r"x < y > 0,\ a \& b",)))
+    assert {"<", ">", "&"} <= {element.text for element in tree.iter()}
+
+
 def test_markdown_gets_an_aligned_environment() -> None:
     text = aligned_latex(("dx = a", "dy &= b"))
     assert text == "\\begin{aligned}\ndx & = a \\\\\ndy & = b\n\\end{aligned}"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sdeverify.report.formatting import level, order_with_interval, plain, prose, with_error
+from sdeverify.report.formatting import level, order_with_interval, plain, with_error
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,3 @@ def test_small_and_large_numbers_have_their_power_of_ten_apart() -> None:
     assert plain(2.5e-5) == "2.5×10⁻⁵"
     assert plain(-3.0e7) == "−3×10⁷"
     assert plain(0.25) == "0.25"
-
-
-def test_prose_gets_greek_letters_and_leaves_words_alone() -> None:
-    assert prose("sigma_0 >> sqrt(eta), beta1, c_2 at 2.5e-05") == "σ₀ ≫ √η, β₁, c₂ at 2.5×10⁻⁵"
-    assert prose("an alphabet of metals, |grad f|^2") == "an alphabet of metals, |∇f|²"

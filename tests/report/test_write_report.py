@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -197,6 +198,20 @@ def test_the_same_results_give_the_same_bytes(small_results: xr.DataTree, tmp_pa
 def test_text_of_the_user_is_shown_not_interpreted(page: Page, report: Path) -> None:
     assert "<b>a|b</b> $x$" in " ".join(page.words)
     assert r"\<b\>a\|b\</b\> \$x\$" in (report / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_stored_description_brings_no_live_html_to_the_page(
+    small_results: xr.DataTree, tmp_path: Path
+) -> None:
+    results = small_results.copy(deep=True)
+    held = results["rmsprop-svag"].attrs
+    description = json.loads(held["description"])
+    description["equations"] = [r"x = \text{<script>alert(1)</script>}\href{javascript:a}{y}"]
+    description["constants"] = {"<script>": ["<script>", "<script>"]}
+    held["description"] = json.dumps(description)
+    page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert all(value.startswith("#") for value in page.loads)
 
 
 def test_a_file_in_the_folders_place_is_refused(small_results: xr.DataTree, tmp_path: Path) -> None:
