@@ -22,6 +22,7 @@ from sdeverify.ensembles.options import Run, RunOptions
 from sdeverify.ensembles.plan import PRECISION, Plan, plan, precision_of
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.minibatch import MinibatchNoise
+from sdeverify.noise.noise import Noise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
 from sdeverify.optimizers.derive import derive
@@ -44,7 +45,7 @@ class Answer:
         chain, path: the ensembles of the optimizer and of the SDE.
         sde: the SDE.
         start: the state that both start from, that of the live optimizer.
-        noise: skewness and kurtosis of the gradient noise at the start.
+        noise: skewness and kurtosis of one sample's gradient at the start.
         plan: how the SDE was solved, with how many paths and runs, and why.
     """
 
@@ -114,7 +115,8 @@ class Answer:
         """For SDEs that drop the signal: how far the run is from noise dominance."""
         if "signal" not in self.sde.constants or self.sde.constants["signal"] != 0:
             return []
-        variance = self.sde.oracle.scale**2 * self.noise.noise_trace
+        oracle = self.sde.oracle
+        variance = oracle.scale**2 * float(oracle.variance(self.start.expand(1).theta).sum())
         ratio = self.noise.squared_gradient_norm / variance
         meaning = "so it may be far from the run; keep_signal=True keeps it"
         if ratio < SMALL_SIGNAL:
@@ -146,6 +148,7 @@ def verify(
     subsample: int | None = None,
     observables: Observable | Sequence[Observable] | None = None,
     replacement: bool = True,
+    noise: Noise | None = None,
     keep_signal: bool = False,
     schedule: Any = None,
     step: int | None = None,
@@ -168,6 +171,7 @@ def verify(
         observables: by default loss, squared norms of gradient and parameters, and accuracy where
             targets are classes.
         replacement: whether batches are drawn with replacement.
+        noise: of the training run's gradients, instead of batches of `batch_size`.
         keep_signal: for RMSprop and Adam, the form of the SDE that keeps (grad f)^2 in du; it is
             solved with all samples.
         schedule, step: the learning-rate schedule and the present step, as for
@@ -181,7 +185,8 @@ def verify(
     replicas = options.pop("replicas", None)
     run = Run.of(options, verify)
     problem = problem_from_module(net, inputs, targets, loss)
-    oracle = GradientOracle(problem, MinibatchNoise(batch_size, replacement))
+    batches = MinibatchNoise(batch_size, replacement) if noise is None else noise
+    oracle = GradientOracle(problem, batches)
     optimizer = optimizer_from_torch(torch_optimizer, problem, schedule)
     start = start_from_torch(
         torch_optimizer, problem, oracle, optimizer, schedule=schedule, step=step
@@ -207,9 +212,9 @@ def verify(
     chain, path, flow = run_jobs(jobs, progress=run.progress).values()
     errors = weak_error(chain, path)
     errors["flow_error"] = weak_error(chain, flow)["error"]
-    noise = noise_statistics(problem, start.expand(1).theta[0])
+    statistics = noise_statistics(problem, start.expand(1).theta[0])
     solved = replace(how, replicas=paths, runs=runs)
-    return Answer(errors, chain, path, sde, start, noise, solved)
+    return Answer(errors, chain, path, sde, start, statistics, solved)
 
 
 def _default_observables(problem: ModuleProblem) -> list[Observable]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from scipy import stats
 
 from sdeverify.base.rng import Block, Streams
 from sdeverify.base.shapes import Tensor
-from sdeverify.errors import UnsupportedError
+from sdeverify.errors import SdeverifyError, UnsupportedError
 from sdeverify.noise import Noise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.problems.problem import Problem
@@ -26,7 +28,8 @@ def check_noise(noise: Noise, problem: Problem | None = None, seed: int = 0) -> 
     Checked: `F F^T`, `diag Sigma` and `increment` agree; atoms have the mean grad f and the
     covariance sigma^2 Sigma to rounding; `draws` do within sampling error (40,000 draws at two
     points, wrong alarm with probability 1e-6); draws are reproducible, do not depend on which
-    blocks are drawn together, and combine linearly.
+    blocks are drawn together, combine linearly and can be split; another scale or batch, where the
+    noise has one, keeps Sigma.
 
     Args:
         problem: by default four losses on the torus.
@@ -37,6 +40,7 @@ def check_noise(noise: Noise, problem: Problem | None = None, seed: int = 0) -> 
     _check_covariance(oracle, points)
     _check_atoms(oracle, points)
     _check_draws(oracle, points, seed)
+    _check_scales(oracle, points)
 
 
 def _check_covariance(oracle: GradientOracle, points: Tensor) -> None:
@@ -93,6 +97,9 @@ def _check_draws(oracle: GradientOracle, points: Tensor, seed: int) -> None:
     same(oracle.sample(many, drawn(*blocks)), both, f"two draws of {name} with one seed")
     apart = [oracle.sample(many[: b.size], drawn(b)) for b in blocks]
     same(torch.cat(apart), both, f"draws of {name} of two blocks, apart and together")
+    some = slice(1, 4)
+    part = oracle.sample(many[some], oracle.noise.part(drawn(*blocks), some))
+    same(part, both[some], f"a part of a draw of {name} and the same replicas of the whole")
     streams = Streams(seed, "pair", [Block(0, 5)], problem.device, problem.dtype)
     pair = [oracle.draw(streams, k) for k in (0, 1)]
     mixed = oracle.sample(many, oracle.noise.combine((1.7, -0.7), pair))
@@ -103,6 +110,23 @@ def _check_draws(oracle: GradientOracle, points: Tensor, seed: int) -> None:
             Streams(seed, "law", [Block(0, DRAWS)], problem.device, problem.dtype), 0
         )
         _check_law(oracle, point.expand(DRAWS, -1), draw, name)
+
+
+def _check_scales(oracle: GradientOracle, points: Tensor) -> None:
+    """Three times the scale, and the double batch, of a noise that has them."""
+    name, noise, factor = type(oracle.noise).__name__, oracle.noise, _factor(oracle, points)
+    with suppress(SdeverifyError):
+        louder = replace(oracle, noise=noise.rescaled(3.0))
+        same(torch.tensor(louder.scale), torch.tensor(3 * oracle.scale), f"the scale of {name} x 3")
+        same(_factor(louder, points), factor, f"F of {name} and of the same noise rescaled")
+    with suppress(SdeverifyError):
+        larger = replace(oracle, noise=noise.of_batch(2, oracle.problem))
+        require(
+            0 <= larger.scale < oracle.scale or oracle.scale == 0,
+            f"the scale of {name} goes from {oracle.scale:.5g} to {larger.scale:.5g} with the "
+            "double batch; it must fall.",
+        )
+        same(_factor(larger, points), factor, f"F of {name} and of the double batch")
 
 
 def _check_law(oracle: GradientOracle, theta: Tensor, draw: Any, name: str) -> None:

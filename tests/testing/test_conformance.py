@@ -306,9 +306,30 @@ class Global(sv.MinibatchNoise):
         return self._equal_weights(torch.randint(4, (streams.replicas, self.batch_size)))
 
 
+@dataclass(frozen=True)
+class Parted(sv.MinibatchNoise):
+    def part(self, draw: Any, replicas: slice) -> Any:
+        return super().part(draw, slice(0, replicas.stop - replicas.start))
+
+
+@dataclass(frozen=True)
+class LouderWhenLarger(sv.MinibatchNoise):
+    def of_batch(self, kappa: float, problem: Any) -> Any:
+        return replace(self, batch_size=1)
+
+
+@dataclass(frozen=True)
+class OtherWhenLouder(sv.GaussianNoise):
+    def rescaled(self, factor: float) -> Any:
+        return replace(self, sigma=self.sigma * factor, factor=2 * self.factor)
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
+        (Parted(2), "a part of a draw of Parted"),
+        (LouderWhenLarger(2), "it must fall"),
+        (OtherWhenLouder(torch.eye(2).double()), "F of OtherWhenLouder"),
         (Louder(2), "the covariance of Louder's atoms"),
         (LouderWithoutAtoms(2), "the covariance of 40000 draws .* standard errors"),
         (NotLinear(2), "a combined draw"),
