@@ -17,7 +17,7 @@ from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, in
 from sdeverify.ensembles.build import NORMALS
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.ensembles.steppers.increments import FullBatch
-from sdeverify.ensembles.steppers.torchsde import integrate_with_torchsde
+from sdeverify.ensembles.steppers.torchsde import Sdeint
 from sdeverify.noise import GaussianNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD
@@ -121,7 +121,7 @@ def _measured(dtype: torch.dtype, steps: int, effort: Effort) -> list[float | No
     streams = partial(_streams, dtype, device)
     works: dict[str, Work] = {
         "bare": partial(bare, dtype, TURN, device),
-        OURS: lambda: integrate_with_torchsde(sde, start, 1, TURN, streams()),
+        OURS: lambda: list(Sdeint(sde, (TURN,)).run(start, 1, streams())),
         SOLVE: our_loop(dtype, TURN, device),
     }
     if has_compiler(torch.device(device)):

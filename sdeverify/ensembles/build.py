@@ -22,7 +22,8 @@ from sdeverify.ensembles.options import Run
 from sdeverify.ensembles.plan import plan, precision_of
 from sdeverify.ensembles.steppers.discrete import Chain
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
-from sdeverify.ensembles.steppers.increments import FullBatch, Increments, Subsampled
+from sdeverify.ensembles.steppers.increments import FullBatch, Subsampled
+from sdeverify.ensembles.steppers.torchsde import Sdeint
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
@@ -86,6 +87,7 @@ def path_job(
     substeps: int | Sequence[int] | None = None,
     subsample: int | None = 0,
     one_gradient: bool = False,
+    method: str | None = None,
     side: Side = "path",
 ) -> Job:
     """The work of `solve`, refused here where the arguments are wrong."""
@@ -94,15 +96,20 @@ def path_job(
     point, recorded = _point(start, problem), recorded_steps(steps)
     observables = checked_observables(observables)
     _check_path(sde, point, recorded)
+    if method is not None and not one_gradient and subsample is None:
+        subsample = 0
     fine, subsample = _planned(sde, run.replicas, substeps, subsample, one_gradient)
     if subsample and one_gradient:
         raise InvalidInputError("subsample and one_gradient exclude each other; got both.")
+    if method is not None and (subsample or one_gradient):
+        raise InvalidInputError(
+            "torchsde takes drift and diffusion of all samples at each step; got method="
+            f"{method!r} with {'one_gradient' if one_gradient else f'subsample={subsample}'}. "
+            "Leave out the one or the other."
+        )
     noiseless = sde.intensity == 0
     size = min(2, run.replicas) if noiseless else run.replicas
-    how: Increments = FullBatch(one_gradient)
-    if subsample and not noiseless:
-        how = Subsampled(subsample)
-    stepper = EulerMaruyama(sde, fine, how)
+    stepper = _stepper(sde, fine, 0 if noiseless else subsample, one_gradient, method)
     last = int(max(recorded))
 
     def run_block(block: Block) -> NDArray[np.float64]:
@@ -132,9 +139,23 @@ def path_job(
             "one_gradient": int(one_gradient),
             "normals": str(NORMALS).removeprefix("torch."),
             "hyperparameters": _as_text(sde.constants),
+            **({} if method is None else {"method": f"torchsde, {method}"}),
         },
-        footprint=path_footprint(stepper, subsample),
+        footprint=path_footprint(sde, fine, subsample),
     ).within(run.memory)
+
+
+def _stepper(
+    sde: GradientSDE,
+    substeps: tuple[int, ...],
+    subsample: int,
+    one_gradient: bool,
+    method: str | None,
+) -> EulerMaruyama | Sdeint:
+    if method is not None:
+        return Sdeint(sde, substeps, method)
+    how = Subsampled(subsample) if subsample else FullBatch(one_gradient)
+    return EulerMaruyama(sde, substeps, how)
 
 
 def check_optimizer(optimizer: object) -> None:

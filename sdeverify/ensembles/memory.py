@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.problems.module_problem import ModuleProblem
 from sdeverify.problems.problem import Problem
+from sdeverify.sdes.sde import GradientSDE
 
 DEFAULT = 2 << 30
 """Bytes for states and temporaries where no budget is given; then at least one replica is moved."""
@@ -76,9 +77,8 @@ INDEX = 8
 """Bytes of an index, and of a number drawn in double precision."""
 
 
-def path_footprint(stepper: EulerMaruyama, subsample: int) -> Footprint:
-    """Of Euler-Maruyama: states before and after a step at each step size, and the increments."""
-    sde, sizes = stepper.sde, stepper.substeps
+def path_footprint(sde: GradientSDE, sizes: Sequence[int], subsample: int) -> Footprint:
+    """Of a path: states before and after a step at each step size, and the increments."""
     problem = sde.oracle.problem
     item = problem.dtype.itemsize
     vectors = (2 * len(sizes) + 1) * len(sde.components) + STEP

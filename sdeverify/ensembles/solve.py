@@ -56,6 +56,7 @@ def solve(
     substeps: int | Sequence[int] | None = None,
     subsample: int | None = None,
     one_gradient: bool = False,
+    method: str | None = None,
     **options: Unpack[EnsembleOptions],
 ) -> xr.Dataset:
     """An ensemble of the SDE by Euler-Maruyama with the exact covariance of the gradient noise.
@@ -66,6 +67,9 @@ def solve(
             and are extrapolated to dt = 0. None for those that `plan` gives for so many replicas.
         subsample: 0 for all samples at each step; n >= 2 for a fresh subset of n; None as `plan`.
         one_gradient: the form of `FullBatch` in which an adaptive step costs one gradient.
+        method: None for our own loop, Euler-Maruyama in one weighted gradient a step; the name of a
+            method, "euler", to integrate through `torchsde.sdeint`, on the same increments and with
+            all samples at each step, at about twice the cost.
         options: as in `simulate`.
 
     Increments are drawn in single precision, whatever the problem's: that costs a fifth of double
@@ -84,5 +88,6 @@ def solve(
         substeps=substeps,
         subsample=subsample,
         one_gradient=one_gradient,
+        method=method,
     )
     return run_job(job, run.sink, run.keep_replicas, run.progress)

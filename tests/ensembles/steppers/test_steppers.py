@@ -22,7 +22,7 @@ from sdeverify.base.rng import Block, Streams
 from sdeverify.ensembles.steppers.discrete import Chain
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.ensembles.steppers.increments import FullBatch, Subsampled
-from sdeverify.ensembles.steppers.torchsde import integrate_with_torchsde
+from sdeverify.ensembles.steppers.torchsde import Sdeint
 
 OPTIMIZERS: list[Optimizer] = [
     SGD(learning_rate=0.1),
@@ -47,12 +47,15 @@ def test_our_loop_and_torchsde_agree_to_rounding_on_the_same_increments(
 ) -> None:
     sde = derive(optimizer, small_oracle)
     start = start_of(sde.components, 6)
-    theirs = integrate_with_torchsde(sde, start, 5, 4, streams(6))
-    ours = list(EulerMaruyama(sde, (4,), FullBatch()).run(start, 5, streams(6)))
+    theirs = list(Sdeint(sde, (2, 4)).run(start, 5, streams(6)))
+    ours = list(EulerMaruyama(sde, (2, 4), FullBatch()).run(start, 5, streams(6)))
     assert len(theirs) == len(ours) == 6
-    for a, (b,) in zip(theirs, ours, strict=True):
-        for name in sde.components:
-            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-13)
+    for these, those in zip(theirs, ours, strict=True):
+        for a, b in zip(these, those, strict=True):
+            for name in sde.components:
+                torch.testing.assert_close(
+                    getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-13
+                )
 
 
 def test_one_step_of_length_eta_is_the_gaussian_surrogates_step(
