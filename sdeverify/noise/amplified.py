@@ -57,6 +57,15 @@ class AmplifiedNoise(Noise):
         pair = [self.base.draw(problem, streams, k) for _ in range(2)]
         return self.base.combine(amplification_weights(self.amplification), pair)
 
+    @property
+    def normal(self) -> bool:
+        return self.base.normal
+
+    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
+        """r_1^3 + r_2^3 = (3 a^2 - 1)/2 times the base's."""
+        noise, factor = self.base.third_cumulant(problem)
+        return noise, factor * (3 * self.amplification**2 - 1) / 2
+
     def combine(self, coefficients: Sequence[float], draws: Sequence[Any]) -> Any:
         return self.base.combine(coefficients, draws)
 

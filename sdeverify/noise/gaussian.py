@@ -33,6 +33,13 @@ class NormalNoise(Noise):
     def draw(self, problem: Problem, streams: Streams, k: int) -> Tensor:
         return streams.normal(self.covariance.dimension(problem))
 
+    @property
+    def normal(self) -> bool:
+        return True
+
+    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
+        return self, 0.0
+
     def combine(self, coefficients: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
         terms = (c * d for c, d in zip(coefficients, draws, strict=True))
         return sum(terms, torch.zeros_like(draws[0]))

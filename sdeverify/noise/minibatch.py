@@ -114,6 +114,14 @@ class MinibatchNoise(FiniteSumNoise):
             return 1 / math.sqrt(b)
         return math.sqrt((n - b) / (b * (n - 1))) if n > 1 else 0.0
 
+    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
+        """kappa_3/B^2 of one sample's; without replacement times (N-B)(N-2B)/((N-1)(N-2))."""
+        n, b = problem.samples, self.batch_size
+        if self.replacement:
+            return MinibatchNoise(1), 1 / b**2
+        left = (n - b) * (n - 2 * b) / ((n - 1) * (n - 2)) if n > 2 else 0.0
+        return MinibatchNoise(1), left / b**2
+
     def draw(self, problem: Problem, streams: Streams, k: int) -> WeightedSamples:
         check_batch_size(self.batch_size, problem, self.replacement)
         if self.replacement:

@@ -35,6 +35,11 @@ class Noise(ABC):
     """Whether gradients of different steps are independent, as an SDE supposes."""
 
     @property
+    def normal(self) -> bool:
+        """Whether z is normal, so that the optimizer is its own Gaussian form."""
+        return False
+
+    @property
     @abstractmethod
     def covariance(self) -> Covariance:
         """Sigma(theta)."""
@@ -51,10 +56,11 @@ class Noise(ABC):
     def combine(self, coefficients: Sequence[float], draws: Sequence[Any]) -> Any:
         """The draw of sum_j c_j g^(j), for coefficients that sum to 1."""
 
-    def part(self, draw: Any, replicas: slice) -> Any:
+    def part(self, draw: Any, replicas: slice | Tensor) -> Any:
         """The draw of some of the replicas, for draws that are tensors or named tuples of them.
 
-        A noise with draws of another kind writes its own.
+        `replicas` are a slice, or numbers that may come more than once. A noise with draws of
+        another kind writes its own.
         """
         if isinstance(draw, Tensor):
             return draw[replicas]
@@ -101,6 +107,15 @@ class Noise(ABC):
     def largest_batch_factor(self, problem: Problem) -> float:
         """The factor kappa at which a batch holds all samples; infinite where there is no batch."""
         return math.inf
+
+    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
+        """A noise of gradients grad f + v and a factor c with E z z z = c E v v v.
+
+        z is the whole noise g - grad f. A finite sum takes v from single samples, of which a batch
+        is a mean: at equal c E v v v the products of v have a far smaller variance. 0 says that
+        there is none.
+        """
+        return self, 1.0
 
     def atoms(self, problem: Problem) -> Atoms:
         """The finite distribution of g, for the exact route.
