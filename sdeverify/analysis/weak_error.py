@@ -85,7 +85,7 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
         attrs=_attrs(chain, path),
     )
     replicas = int(min((e.replicas for e in random), default=0))
-    ds = ds.merge(_maximum(ds, random, confidence))
+    ds = ds.merge(largest_over_time(ds, random, confidence))
     return ds.assign_attrs(confidence=confidence, replicas=replicas)
 
 
@@ -140,7 +140,7 @@ def _integrator(path: xr.Dataset) -> tuple[Array, Array, Array]:
 _LAST_TERM = ("", "_standard_error")
 
 
-def _maximum(ds: xr.Dataset, random: Sequence[Ensemble], confidence: float) -> xr.Dataset:
+def largest_over_time(ds: xr.Dataset, random: Sequence[Ensemble], confidence: float) -> xr.Dataset:
     """The largest |error| over time, per observable, with its interval.
 
     `random` are the ensembles with any spread; others (a gradient flow's) add no uncertainty.

@@ -17,7 +17,7 @@ from sdeverify.base.state import State
 from sdeverify.base.versions import versions
 from sdeverify.ensembles.job import Job, Side
 from sdeverify.ensembles.memory import chain_footprint, path_footprint
-from sdeverify.ensembles.observables import Observable, checked_observables
+from sdeverify.ensembles.observables import Observable, checked_observables, measured
 from sdeverify.ensembles.options import Run
 from sdeverify.ensembles.plan import plan, precision_of
 from sdeverify.ensembles.steppers.discrete import Chain
@@ -45,7 +45,7 @@ def chain_job(
 ) -> Job:
     """The work of `simulate`, refused here where the arguments are wrong."""
     check_optimizer(optimizer)
-    point, recorded = _point(start, oracle.problem), recorded_steps(steps)
+    point, recorded = start_point(start, oracle.problem), recorded_steps(steps)
     observables = checked_observables(observables)
     chain = Chain(optimizer, oracle)
     for step in recorded:
@@ -56,7 +56,7 @@ def chain_job(
         problem = oracle.problem
         streams = Streams(run.seed, "gradients", [block], problem.device, problem.dtype)
         states = chain.run(point.expand(block.wanted), recorded, streams)
-        return np.stack([_measure(observables, state) for state in states], axis=1)
+        return np.stack([measured(observables, state) for state in states], axis=1)
 
     return Job(
         side="chain",
@@ -93,7 +93,7 @@ def path_job(
     """The work of `solve`, refused here where the arguments are wrong."""
     check_sde(sde)
     problem = sde.oracle.problem
-    point, recorded = _point(start, problem), recorded_steps(steps)
+    point, recorded = start_point(start, problem), recorded_steps(steps)
     observables = checked_observables(observables)
     _check_path(sde, point, recorded)
     if method is not None and not one_gradient and subsample is None:
@@ -117,7 +117,7 @@ def path_job(
         path = stepper.run(point.expand(block.wanted), last, streams)
         wanted = (states for k, states in enumerate(path) if k in recorded)
         return np.stack(
-            [np.stack([_measure(observables, s) for s in states], 1) for states in wanted], axis=2
+            [np.stack([measured(observables, s) for s in states], 1) for states in wanted], axis=2
         )
 
     return Job(
@@ -233,7 +233,7 @@ def _check_path(sde: GradientSDE, point: State, recorded: Sequence[float]) -> No
         )
 
 
-def _point(start: State | Tensor, problem: Problem) -> State:
+def start_point(start: State | Tensor, problem: Problem) -> State:
     """The start as a State of the problem's kind."""
     point = start if isinstance(start, State) else State(0, theta=start)
     theta = point.theta
@@ -247,11 +247,6 @@ def _point(start: State | Tensor, problem: Problem) -> State:
         for name, value in point.components.items()
     }
     return State(point.step, **moved)
-
-
-def _measure(observables: Sequence[Observable], state: State) -> NDArray[np.float64]:
-    columns = [o(state).detach().to("cpu", torch.float64).numpy() for o in observables]
-    return np.stack(columns, axis=-1)
 
 
 def _as_text(values: Any) -> str:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from sdeverify.base.shapes import Tensor, Values
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError
@@ -47,6 +51,12 @@ class Observable:
                 "real and the imaginary part as two observables."
             )
         return value
+
+
+def measured(observables: Sequence[Observable], state: State) -> NDArray[np.float64]:
+    """All observables at a state, `(replica, observable)`."""
+    columns = [o(state).detach().to("cpu", torch.float64).numpy() for o in observables]
+    return np.stack(columns, axis=-1)
 
 
 def checked_observables(observables: Any) -> list[Observable]:

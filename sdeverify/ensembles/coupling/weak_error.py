@@ -1,0 +1,334 @@
+"""Weak errors by coupling: W = E phi(optimizer) - E phi(SDE) = A + D.
+
+D = E phi(S) - E phi(SDE) compares the optimizer's Gaussian form S with the SDE on one Brownian path
+(`paths`), A = E phi(optimizer) - E phi(S) is what noise that is not normal adds (`forks`). Both are
+small differences of large means, and neither pays for the spread of the observable.
+
+What is not smooth has no third derivative for the forks to find. There A + D is the difference
+between independent runs of the optimizer and the same paths, as in `weak_error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
+from sdeverify.analysis.rungs import RUNG, RUNG_BIS
+from sdeverify.analysis.sides import Ensemble, side_of
+from sdeverify.analysis.weak_error import largest_over_time
+from sdeverify.base.arguments import confidence_level
+from sdeverify.base.shapes import Tensor
+from sdeverify.base.state import State
+from sdeverify.ensembles.build import chain_job, path_job, start_point
+from sdeverify.ensembles.coupling.coupled import Coupled
+from sdeverify.ensembles.coupling.rungs import CoupledRungs
+from sdeverify.ensembles.coupling.sampling import Sample
+from sdeverify.ensembles.observables import Observable
+from sdeverify.ensembles.options import Run
+from sdeverify.errors import UnsupportedError
+from sdeverify.noise.oracle import GradientOracle
+from sdeverify.optimizers.derive import Derivation, derive
+from sdeverify.optimizers.ladders import Ladder, Rung
+from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.problems.smoothness import kinks
+from sdeverify.sdes.sde import GradientSDE
+
+Array = NDArray[Any]
+DIMS = (STEP, OBSERVABLE)
+COUPLED, INDEPENDENT = "coupled", "independent runs"
+PARTS = (
+    *("discretisation", "discretisation_standard_error"),
+    *("non_gaussianity", "non_gaussianity_standard_error"),
+    *("fourth_cumulant", "fourth_cumulant_standard_error"),
+    *("cumulant_check", "cumulant_check_standard_error"),
+    "degrees_of_freedom",
+)
+"""What is told of each error beside what `weak_error` tells."""
+
+
+def coupled_weak_error(
+    optimizer: Optimizer,
+    oracle: GradientOracle,
+    sde: GradientSDE | None,
+    start: State | Tensor,
+    steps: int | Sequence[float],
+    observables: Observable | Sequence[Observable],
+    *,
+    how: Coupled | None = None,
+    seed: int = 0,
+    memory: int | str | None = None,
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """The weak error of one run of an optimizer against its SDE, by coupling.
+
+    Args:
+        optimizer, oracle: of the run, at any SVAG level.
+        sde: None for the one that belongs to the optimizer.
+        start, steps, observables: as in `solve`.
+        how: how many paths and forks.
+        seed: all numbers follow from it, however the work is cut.
+        memory: as in `solve`.
+        confidence: of the interval of the largest error over time.
+
+    Returns:
+        What `weak_error` gives, and over (step, observable): `discretisation` D and
+        `non_gaussianity` A with their standard errors, `degrees_of_freedom` (Welch's, of the
+        error's standard error), `fourth_cumulant`, the part of A beyond its third cumulant, and
+        `cumulant_check`, the third cumulant from whole mini-batches less that from single samples,
+        with theirs. `form` over (observable) is "coupled", or "independent runs" where the
+        observable, or the loss itself, is not smooth (attribute `kinks`).
+
+    Raises:
+        InvalidInputError: a bad argument, before any work.
+        UnsupportedError: no SDE belongs to the optimizer, or its noise depends on earlier steps.
+        SdeverifyError: the dynamics diverged.
+    """
+    equation = derive(optimizer, oracle) if sde is None else sde
+    rungs = [Rung(1.0, optimizer, oracle)]
+    work = _checked(rungs, [equation], start, steps, observables, how, seed, memory)
+    return _errors(work, confidence_level(confidence))[0]
+
+
+def coupled_ladder(
+    ladder: Ladder,
+    optimizer: Optimizer,
+    oracle: GradientOracle,
+    start: State | Tensor,
+    steps: int | Sequence[float],
+    observables: Observable | Sequence[Observable],
+    *,
+    sde: type[GradientSDE] | Derivation | None = None,
+    how: Coupled | None = None,
+    seed: int = 0,
+    memory: int | str | None = None,
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """Weak errors along a ladder, all rungs on the same Brownian paths, for `estimate_order`.
+
+    Args:
+        ladder: the rungs.
+        optimizer, oracle: the level-1 run.
+        sde: another SDE than the optimizer's own, as in `derive`.
+        start, steps, observables, how, seed, memory, confidence: as in `coupled_weak_error`.
+
+    Returns:
+        What `sv.ladder` gives, with the rungs' full covariance, and beside it what
+        `coupled_weak_error` tells of each rung.
+    """
+    rungs = ladder.rungs(optimizer, oracle)
+    equations = [derive(rung.optimizer, rung.oracle, sde) for rung in rungs]
+    work = _checked(rungs, equations, start, steps, observables, how, seed, memory)
+    errors = _errors(work, confidence_level(confidence))
+    claimed = ladder.claimed_order(equations[0].claimed_order)
+    ds = ladder.side_by_side(rungs, errors, claimed)
+    order = np.argsort([-rung.time_per_step for rung in rungs], kind="stable")
+    covariance = _shared(work)[np.ix_(order, order)]
+    variance = ds["standard_error"].transpose(RUNG, *DIMS).values ** 2
+    covariance[np.diag_indices(len(order))] = variance
+    ds["error_covariance"] = ((RUNG, RUNG_BIS, *DIMS), covariance)
+    for name in PARTS:
+        ds[name] = ((RUNG, *DIMS), np.stack([errors[i][name].values for i in order]))
+    return ds.assign_coords(form=(OBSERVABLE, errors[0]["form"].values))
+
+
+def _checked(
+    rungs: Sequence[Rung],
+    sdes: Sequence[GradientSDE],
+    start: State | Tensor,
+    steps: int | Sequence[float],
+    observables: Observable | Sequence[Observable],
+    how: Coupled | None,
+    seed: int,
+    memory: int | str | None,
+) -> CoupledRungs:
+    """The work, refused here where an argument is wrong."""
+    how = Coupled() if how is None else how
+    for rung, sde in zip(rungs, sdes, strict=True):
+        if not rung.oracle.noise.independent_steps:
+            raise UnsupportedError(
+                f"gradients of {type(rung.oracle.noise).__name__} depend on earlier steps, so one "
+                "step cannot be replaced by itself. Use simulate, solve and weak_error."
+            )
+        runs = Run.checked(replicas=how.chains, seed=seed, memory=memory)
+        chain_job(rung.optimizer, rung.oracle, start, steps, observables, runs)
+        job = path_job(sde, start, steps, observables, runs, substeps=how.substeps, subsample=0)
+    problem = rungs[0].oracle.problem
+    point = start_point(start, problem)
+    rough = kinks(problem, point.expand(1).theta)
+    return CoupledRungs(
+        rungs=rungs,
+        sdes=sdes,
+        start=point,
+        steps=job.steps,
+        observables=job.observables,
+        independent=[bool(rough) or not o.smooth for o in job.observables],
+        kinks=rough,
+        how=how,
+        seed=runs.seed,
+        memory=runs.memory,
+    )
+
+
+def _weights(work: CoupledRungs, i: int) -> Array:
+    """Of the paths' channels in rung i's A + D, `(channel, observable)`."""
+    form, path = work.of_form(i), work.of_path(i)
+    kept = [
+        0.0 if own and not work.rungs[i].oracle.noise.normal else 1.0 for own in work.independent
+    ]
+    return np.stack([k * form - path for k in kept], axis=1)
+
+
+def _shared(work: CoupledRungs) -> Array:
+    """The covariance of the rungs' errors by their common paths, `(rung, rung, step, observable)`.
+
+    Forks and independent runs of one rung have no part in another's.
+    """
+    return work.paths.covariance(np.stack([_weights(work, i) for i in range(len(work.rungs))]))
+
+
+def _errors(work: CoupledRungs, confidence: float) -> list[xr.Dataset]:
+    return [_error(work, i, confidence) for i in range(len(work.rungs))]
+
+
+def _error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
+    """One rung's weak error with its parts."""
+    paths, n = work.paths, len(work.observables)
+    form, path = work.of_form(i), work.of_path(i)
+    d, d_variance = _combined(paths, form - path, n)
+    path_mean, path_variance = _combined(paths, path, n)
+    form_mean, form_variance = _combined(paths, form, n)
+    own = _weights(work, i)
+    error, variance = paths.mean(own[None])[0], paths.covariance(own[None])[0, 0]
+    degrees = variance**2 / (paths.count - 1)
+    a, a_variance = np.zeros_like(d), np.zeros_like(d)
+    parts = {name: np.zeros_like(d) for name in PARTS}
+    random = [paths.ensemble(own)]
+    forks, chain = work.forks(i), work.chain(i)
+    smooth = ~np.asarray(work.independent)
+    if forks is not None:
+        a, a_variance = _masked(_combined(forks, np.array([1.0, 1.0, 0.0]), n), smooth)
+        error, variance = error + a, variance + a_variance
+        degrees = degrees + a_variance**2 / (forks.count - 1)
+        random.append(forks.ensemble(np.outer([1.0, 1.0, 0.0], smooth)))
+        for name, weights in (("fourth_cumulant", [0, 1, 0]), ("cumulant_check", [-1, 0, 1])):
+            value, of_value = _masked(_combined(forks, np.asarray(weights, float), n), smooth)
+            parts |= {name: value, f"{name}_standard_error": np.sqrt(of_value)}
+    if chain is not None:
+        runs = _widened(next(iter(side_of(chain).ensembles.values())), ~smooth)
+        mean = np.zeros_like(d)
+        mean[:, ~smooth] = chain["mean"].transpose(*DIMS).values
+        error, variance = error + mean, variance + runs.variance
+        degrees = degrees + runs.variance**2 / (runs.replicas - 1)
+        a = a + np.where(smooth, 0.0, mean - form_mean)
+        a_variance = a_variance + np.where(smooth, 0.0, runs.variance + form_variance)
+        form_variance = np.where(smooth, form_variance, runs.variance)
+        random.append(runs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts["degrees_of_freedom"] = np.where(degrees > 0, variance**2 / degrees, np.inf)
+    parts |= {
+        "discretisation": d,
+        "discretisation_standard_error": np.sqrt(d_variance),
+        "non_gaussianity": a,
+        "non_gaussianity_standard_error": np.sqrt(a_variance),
+    }
+    bias, bias_error, residual = _integrator(work, i)
+    fields = {
+        "error": error,
+        "standard_error": np.sqrt(variance),
+        "chain_mean": path_mean + error,
+        "path_mean": path_mean,
+        "chain_variance": form_variance,
+        "path_variance": path_variance,
+        "side_covariance": (form_variance + path_variance - variance) / 2,
+        "integrator_bias": bias,
+        "integrator_bias_standard_error": bias_error,
+        "integrator_residual": residual,
+        **parts,
+    }
+    ds = xr.Dataset({k: (DIMS, v) for k, v in fields.items()}, **_coordinates(work, i))
+    noisy = [e for e in random if bool((e.variance > 0).any())]
+    replicas = int(min((e.replicas for e in noisy), default=0))
+    ds = ds.merge(largest_over_time(ds, noisy, confidence))
+    return ds.assign_attrs(confidence=confidence, replicas=replicas)
+
+
+def _combined(sample: Sample, weights: Array, observables: int) -> tuple[Array, Array]:
+    """Mean and variance of the mean of one combination of channels, `(step, observable)` each."""
+    wide = np.repeat(weights[:, None], observables, axis=1)[None]
+    return sample.mean(wide)[0], np.maximum(sample.covariance(wide)[0, 0], 0.0)
+
+
+def _masked(pair: tuple[Array, Array], kept: Array) -> tuple[Array, Array]:
+    return np.where(kept, pair[0], 0.0), np.where(kept, pair[1], 0.0)
+
+
+def _widened(e: Ensemble, where: Array) -> Ensemble:
+    """An ensemble of some observables among all, without variance for the others."""
+
+    def wide(values: Array) -> Array:
+        out = np.zeros((*values.shape[:-1], len(where)))
+        out[..., where] = values
+        return out
+
+    return Ensemble(e.weight, wide(e.variance), wide(e.residuals), e.replicas, e.seed)
+
+
+def _integrator(work: CoupledRungs, i: int) -> tuple[Array, Array, Array]:
+    """The bias of the finest dt, its standard error, and what extrapolation may have left.
+
+    With three step sizes or more that is what the coarsest of them changed, with two the rule of
+    `weak_error`, with one it is unknown.
+    """
+    paths, n, sizes = work.paths, len(work.observables), np.asarray(work.how.substeps)
+    if len(sizes) == 1:
+        unknown = np.full((len(work.steps), n), np.nan)
+        return unknown, unknown, unknown
+    bias, variance = _combined(paths, work.of_path(i, 1) - work.of_path(i), n)
+    if len(sizes) == 2:
+        share = sizes[-1] / np.prod(sizes)
+        left, left_variance = share * bias, share**2 * variance
+    else:
+        fewer = work.of_path(i, len(sizes) - 1)
+        left, left_variance = _combined(paths, work.of_path(i) - fewer, n)
+    size = np.maximum(np.abs(left), np.sqrt(left_variance))
+    return bias, np.sqrt(variance), np.copysign(size, left)
+
+
+def _coordinates(work: CoupledRungs, i: int) -> dict[str, Any]:
+    """Coordinates and attributes of a rung's errors."""
+    rung, sde, how = work.rungs[i], work.sdes[i], work.how
+    optimizer, problem = rung.optimizer, rung.oracle.problem
+    step = work.start.step + np.asarray(work.steps)
+    names = np.asarray([o.name for o in work.observables], dtype=object)
+    form = [INDEPENDENT if own else COUPLED for own in work.independent]
+    chain_time = optimizer.time_per_step * optimizer.refinement
+    return {
+        "coords": {
+            STEP: step,
+            "time": (STEP, step * sde.time_per_level1_step),
+            OBSERVABLE: names,
+            "form": (OBSERVABLE, np.asarray(form, dtype=object)),
+        },
+        "attrs": {
+            "kind": "weak_error",
+            "estimator": "coupled paths and forks",
+            "name": optimizer.name,
+            "model": sde.model,
+            "time_per_step": optimizer.time_per_step,
+            "time_per_level1_step": chain_time,
+            "refinement": float(optimizer.refinement),
+            "chain_start_step": float(work.start.step),
+            "noise": rung.oracle.noise.describe(problem),
+            "kinks": ", ".join(work.kinks),
+            "paths": how.paths,
+            "trunks": how.trunks,
+            "chains": how.chains if any(work.independent) else 0,
+            "seed": work.seed,
+            "integrator_bias_measured": int(len(how.substeps) > 1),
+        },
+    }
