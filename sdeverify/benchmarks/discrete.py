@@ -13,7 +13,7 @@ from sdeverify.base.rng import Block, Streams
 from sdeverify.base.shapes import Tensor
 from sdeverify.benchmarks.measuring import Case, Effort, Goal, Section, Work, interleaved
 from sdeverify.benchmarks.nets import Subject, on_digits, perceptron
-from sdeverify.ensembles.steppers.discrete import Chain
+from sdeverify.ensembles.steppers.discrete import DiscreteChain
 from sdeverify.noise import MinibatchNoise
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers import SGD, Adam, Optimizer
@@ -67,12 +67,12 @@ def _speedups(hidden: int, replicas: int, effort: Effort) -> list[float]:
         works[f"{pair.name} loop"] = training_loop(net, optimizer, inputs, targets)
         start = pair.ours.to_sde(0, pair.ours.init(theta), oracle)
         streams = Streams(0, "gradients", [Block(0, replicas)], effort.device, theta.dtype)
-        works[pair.name] = partial(_moved, Chain(pair.ours, oracle), start, streams)
+        works[pair.name] = partial(_moved, DiscreteChain(pair.ours, oracle), start, streams)
     seconds = interleaved(works, effort)
     return [seconds[f"{p.name} loop"] * replicas / seconds[p.name] for p in PAIRS]
 
 
-def _moved(chain: Chain, start: Any, streams: Streams) -> None:
+def _moved(chain: DiscreteChain, start: Any, streams: Streams) -> None:
     for _ in chain.run(start, [float(STEPS)], streams):
         pass
 

@@ -20,7 +20,7 @@ from sdeverify.ensembles.memory import chain_footprint, path_footprint
 from sdeverify.ensembles.observables import Observable, checked_observables, measured
 from sdeverify.ensembles.options import Run
 from sdeverify.ensembles.plan import plan, precision_of
-from sdeverify.ensembles.steppers.discrete import Chain
+from sdeverify.ensembles.steppers.discrete import DiscreteChain
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.ensembles.steppers.increments import FullBatch, Subsampled
 from sdeverify.ensembles.steppers.torchsde import Sdeint
@@ -47,7 +47,7 @@ def chain_job(
     check_optimizer(optimizer)
     point, recorded = start_point(start, oracle.problem), recorded_steps(steps)
     observables = checked_observables(observables)
-    chain = Chain(optimizer, oracle)
+    chain = DiscreteChain(optimizer, oracle)
     for step in recorded:
         optimizer.own_step(point.step + step)
     own = optimizer.from_sde(point.expand(1), oracle)

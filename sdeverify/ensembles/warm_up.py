@@ -8,7 +8,7 @@ from sdeverify.base.arguments import whole
 from sdeverify.base.rng import Block, Streams
 from sdeverify.base.shapes import Vector
 from sdeverify.base.state import State
-from sdeverify.ensembles.steppers.discrete import Chain
+from sdeverify.ensembles.steppers.discrete import DiscreteChain
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import floor_u
@@ -65,4 +65,4 @@ def iterate_states(
     problem = oracle.problem
     streams = Streams(seed, "warm-up", [Block(0, 1)], problem.device, problem.dtype)
     count = [k / optimizer.refinement for k in range(steps + 1)]
-    yield from Chain(optimizer, oracle).run(start.expand(1), count, streams)
+    yield from DiscreteChain(optimizer, oracle).run(start.expand(1), count, streams)

@@ -15,7 +15,7 @@ from sdeverify.optimizers.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
-class Chain:
+class DiscreteChain:
     """Moves an ensemble by the optimizer's own steps, each fed with a fresh noisy gradient.
 
     On a CPU the replicas of a step are taken in groups whose state stays in the cache.

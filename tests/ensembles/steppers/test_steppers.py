@@ -19,7 +19,7 @@ from sdeverify import (
     derive,
 )
 from sdeverify.base.rng import Block, Streams
-from sdeverify.ensembles.steppers.discrete import Chain
+from sdeverify.ensembles.steppers.discrete import DiscreteChain
 from sdeverify.ensembles.steppers.euler_maruyama import EulerMaruyama
 from sdeverify.ensembles.steppers.increments import FullBatch, Subsampled
 from sdeverify.ensembles.steppers.torchsde import Sdeint
@@ -145,7 +145,7 @@ def test_a_chain_does_not_depend_on_how_its_replicas_are_grouped(
     for oracle in (small_oracle, small_oracle.amplified(2.0), gaussian):
         start = start_of(optimizer.sde_components, 7)
         ends = [
-            list(Chain(optimizer, oracle, cache).run(start, [3, 8], streams(7)))
+            list(DiscreteChain(optimizer, oracle, cache).run(start, [3, 8], streams(7)))
             for cache in (1, 50, 80, 1 << 20)
         ]
         for end in ends[1:]:
@@ -166,14 +166,14 @@ class Frozen(Adam):
 
 def test_a_step_of_one_s_own_is_the_one_that_a_chain_takes(small_oracle: GradientOracle) -> None:
     start = start_of(Adam.sde_components, 3)
-    (end,) = Chain(Frozen(learning_rate=0.1), small_oracle).run(start, [4], streams(3))
+    (end,) = DiscreteChain(Frozen(learning_rate=0.1), small_oracle).run(start, [4], streams(3))
     torch.testing.assert_close(end.theta, start.theta)
 
 
 def test_states_along_a_chain_are_those_of_its_pure_steps(small_oracle: GradientOracle) -> None:
     adam, start = OPTIMIZERS[3], start_of(Adam.sde_components, 3)
     before = start.theta.clone()
-    found = list(Chain(adam, small_oracle).run(start, [1, 2], streams(3)))
+    found = list(DiscreteChain(adam, small_oracle).run(start, [1, 2], streams(3)))
     y, draws = adam.from_sde(start, small_oracle), streams(3)
     for k, state in zip((20, 21), found, strict=True):
         y = adam.step(k, y, small_oracle.sample(y["theta"], small_oracle.draw(draws, k)))
