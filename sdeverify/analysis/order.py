@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
-from sdeverify.analysis.exact_order import exact_order
+from sdeverify.analysis.exact_order import ExactOrder, exact_order
 from sdeverify.analysis.limit import limit_columns, limits, share_of, third_term
 from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, fit, local_slopes, whiten
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
@@ -44,6 +44,7 @@ from sdeverify.analysis.verdict import (
     REFUTED,
     SMALL_LIMIT,
     SUPPORTED,
+    controlled,
     interval_verdict,
 )
 from sdeverify.errors import InvalidInputError
@@ -60,6 +61,7 @@ DIMS = (OBSERVABLE, STEP)
 def estimate_order(
     ladder: xr.Dataset,
     *,
+    flow: xr.Dataset | None = None,
     steps: Sequence[float] | None = None,
     claimed_order: float | None = None,
     spacing: float = 1.0,
@@ -68,6 +70,8 @@ def estimate_order(
 
     Args:
         ladder: from `ladder(...)`; its rungs' step is `time_per_step`.
+        flow: the orders of the same chains against the SDE without its noise (gradient flow), the
+            control without which a ladder that tests the noise supports nothing; see `controlled`.
         steps: values of the `step` coordinate; by default those nearest to a quarter, a half,
             three quarters and the whole of the compared range.
         claimed_order: p in `time_per_step`; the ladder's unless given.
@@ -82,7 +86,9 @@ def estimate_order(
         `verdict`, `reason`; `local_slope`, `local_slope_standard_error` over (rung_pair, ...);
         `limit`, `limit_low`, `limit_high` (95%; for exact errors the estimated uncertainty) of the
         error as the step goes to 0, `limit_share`, the largest size in that interval in units of
-        the coarsest rung's error, and `limit_p_value` (two-sided, of no limit).
+        the coarsest rung's error, and `limit_p_value` (two-sided, of no limit). With `flow` also
+        `flow_share`, the largest size in that interval in units of the limit against gradient flow,
+        and `flow_p_value`, of no such limit.
 
     Raises:
         InvalidInputError: not a ladder, or steps that it does not have.
@@ -99,9 +105,7 @@ def estimate_order(
     sampled = np.any(np.einsum("nii->ni", covariance) > 0, axis=-1)
     columns = _sampled_columns(chosen, s, error, covariance, claimed, spacing)
     if "bound" in chosen and not sampled.all():
-        finest = np.abs(error[:, -1]).reshape(-1, chosen.sizes[STEP])
-        scale = np.repeat(finest.max(axis=1), chosen.sizes[STEP])
-        exact = _exact_columns(s, error, _flat(chosen["bound"], RUNG), scale, claimed)
+        exact = _exact_columns(s, error, _flat(chosen["bound"], RUNG), claimed)
         columns = {
             name: np.where(sampled, columns[name], exact[name])
             if name in columns
@@ -120,7 +124,8 @@ def estimate_order(
         "time": chosen["time"],
         "time_per_step": ladder["time_per_step"],
     }
-    return xr.Dataset(fields, coords=coords, attrs=attrs)
+    order = xr.Dataset(fields, coords=coords, attrs=attrs)
+    return order if flow is None else controlled(order, flow)
 
 
 def default_steps(ladder: xr.Dataset) -> list[float]:
@@ -245,38 +250,25 @@ def _judge(
         if verdict == REFUTED and row["clear"]:
             return REFUTED, f"far below order {claimed:g}, though neither one nor two powers fit"
         return INCONCLUSIVE, "neither one nor two powers fit: not in the asymptotic range"
-    if verdict == REFUTED:
-        return REFUTED, f"the order's interval ends below {claimed:g}"
     if verdict == SUPPORTED and row["small_limit_p_value"] >= LEVEL:
-        share = row["limit_share"]
-        return INCONCLUSIVE, f"a limit of {share:.2g} times the coarsest error is not excluded"
-    if verdict == SUPPORTED:
-        return SUPPORTED, f"the order's interval reaches {claimed:g}, from above {claimed - 0.5:g}"
-    return INCONCLUSIVE, f"the order's interval reaches down to {claimed - 0.5:g} or below"
+        return INCONCLUSIVE, _open_limit(row["limit_share"])
+    return verdict, _interval_reason(verdict, claimed)
 
 
-def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: float) -> Columns:
+def _exact_columns(s: Array, error: Array, bound: Array, claimed: float) -> Columns:
     rows: list[dict[str, Any]] = []
-    for e, b, largest in zip(error, bound, scale, strict=True):
-        found = exact_order(s, e, b, claimed, float(largest))
-        verdict = interval_verdict(found.low, found.high, claimed)
-        reason = {
-            REFUTED: f"the order's interval ends below {claimed:g}",
-            SUPPORTED: f"the order's interval reaches {claimed:g}, from above {claimed - 0.5:g}",
-            INCONCLUSIVE: f"the order's interval reaches down to {claimed - 0.5:g} or below",
-        }[verdict]
-        if found.order == 0.0 == found.low == found.high:
-            reason = f"the error tends to {found.limit:.3g}, not to 0"
-        if found.unresolved:
-            verdict, reason = INCONCLUSIVE, found.unresolved
-        low, high = (np.array(found.limit + d * found.limit_uncertainty) for d in (-1, 1))
+    for e, b in zip(error, bound, strict=True):
+        exact = exact_order(s, e, b, claimed)
+        low, high = exact.limit - exact.limit_uncertainty, exact.limit + exact.limit_uncertainty
+        share = float(share_of(np.array(low), np.array(high), np.abs(e[0])))
+        verdict, reason = _exact_verdict(exact, share, claimed)
         rows.append(
             {
-                "order": found.order,
-                "order_low": found.low,
-                "order_high": found.high,
+                "order": exact.order,
+                "order_low": exact.low,
+                "order_high": exact.high,
                 "order_standard_error": 0.0,
-                "coefficient": e[-1] * s[-1] ** -found.order,
+                "coefficient": e[-1] * s[-1] ** -exact.order,
                 "second_coefficient": np.nan,
                 "chi2": np.nan,
                 "degrees_of_freedom": 0,
@@ -287,12 +279,36 @@ def _exact_columns(s: Array, error: Array, bound: Array, scale: Array, claimed: 
                 "support_p_value": float(verdict != SUPPORTED),
                 "verdict": verdict,
                 "reason": reason,
-                "limit": found.limit,
-                "limit_low": low.item(),
-                "limit_high": high.item(),
-                "limit_share": share_of(low, high, np.abs(e[0])).item(),
-                "limit_p_value": 1.0,
+                "limit": exact.limit,
+                "limit_low": low,
+                "limit_high": high,
+                "limit_share": share,
+                "limit_p_value": float(not abs(exact.limit) > exact.limit_uncertainty),
             }
         )
     text = ("verdict", "reason")
     return {n: np.array([r[n] for r in rows], dtype=object if n in text else None) for n in rows[0]}
+
+
+def _exact_verdict(exact: ExactOrder, limit_share: float, claimed: float) -> tuple[str, str]:
+    """The verdict on an order without sampling, with the reason in words."""
+    if exact.unresolved:
+        return INCONCLUSIVE, exact.unresolved
+    if exact.order == 0.0 == exact.low == exact.high:
+        return REFUTED, f"the error tends to {exact.limit:.3g}, not to 0"
+    verdict = interval_verdict(exact.low, exact.high, claimed)
+    if verdict == SUPPORTED and not limit_share < SMALL_LIMIT:
+        return INCONCLUSIVE, f"{_open_limit(limit_share)}: add finer rungs"
+    return verdict, _interval_reason(verdict, claimed)
+
+
+def _interval_reason(verdict: str, claimed: float) -> str:
+    return {
+        REFUTED: f"the order's interval ends below {claimed:g}",
+        SUPPORTED: f"the order's interval reaches {claimed:g}, from above {claimed - 0.5:g}",
+        INCONCLUSIVE: f"the order's interval reaches down to {claimed - 0.5:g} or below",
+    }[verdict]
+
+
+def _open_limit(share: float) -> str:
+    return f"a limit of {share:.2g} times the coarsest error is not excluded"

@@ -3,15 +3,18 @@
 One fit, with 95% interval [low, high] for the order and claim p:
 - *refuted*: high < p;
 - *supported*: high >= p and low > p - 1/2, and a limit of the error, as the step goes to 0, of more
-  than `SMALL_LIMIT` of the error at the coarsest rung is excluded;
+  than `SMALL_LIMIT` of the error at the coarsest rung is excluded. On a ladder that tests noise,
+  support also needs the control, the same fit against the SDE without its noise (gradient flow):
+  the error must have a limit there, or the observable does not see the noise at that step. Where
+  nothing is sampled, a limit of more than `SMALL_LIMIT` of that limit must be excluded too: an
+  error of the temperature;
 - *inconclusive* otherwise. An order bounds the error from above, so a higher order supports.
 
 Several observables and steps are judged together by Holm's method at the same 2.5% per side, so
 that looking at many fits refutes no true claim, and supports no false one, more often than that:
 - *refuted*: a fit refutes;
-- *supported*: a fit supports; none refutes, not even at `DOUBT`; none has a limit that is not 0 and
-  may exceed `SMALL_LIMIT`; and, on a ladder that tests the noise, the same data refute the SDE
-  without its noise (gradient flow): data that cannot tell a diffusion from none say nothing of it;
+- *supported*: a fit supports; none refutes, not even at `DOUBT`; and none has a limit that is not 0
+  and may exceed `SMALL_LIMIT`;
 - *inconclusive* otherwise.
 Support is for the observables that support, which the sentence counts; it names the others.
 """
@@ -27,6 +30,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
+from sdeverify.analysis.limit import share_of
 from sdeverify.errors import InconclusiveError, InvalidInputError
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
@@ -37,7 +41,7 @@ DOUBT = 0.1
 SVAG = "svag"
 """The ladder that tests the noise where a dataset says no more than the ladder's name."""
 SMALL_LIMIT = 0.1
-"""What support has to exclude: a limit of the error of this share of the coarsest rung's error."""
+"""What support has to exclude: a limit of this share of the coarsest rung's error."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,13 @@ def overall_verdict(
     Args:
         exclude: observables that are shown but not judged: accuracy is not smooth, so the theorems
             say nothing about it.
-        flow: the same chains' orders against the SDE without its noise, the control of a ladder
-            that tests the noise; without it nothing is asked of the data's power.
+        flow: the control, unless `estimate_order` had it; see `controlled`. A ladder that tests
+            the noise supports nothing without.
 
     Raises:
         InvalidInputError: not an order dataset, or nothing is left to judge.
     """
-    judged = _judged(order, exclude)
+    judged = _judged(order if flow is None else controlled(order, flow), exclude)
     alone = judged["verdict"].values
     refutation = _holm(np.where(alone == REFUTED, judged["refutation_p_value"].values, 1.0))
     support = _holm(np.where(alone == SUPPORTED, judged["support_p_value"].values, 1.0))
@@ -99,7 +103,7 @@ def overall_verdict(
     if np.min(refutation) < LEVEL:
         verdict, deciding = REFUTED, int(np.argmin(refutation))
     elif np.min(support) < LEVEL:
-        obstacle = _obstacle(judged, refutation, flow, exclude)
+        obstacle = _obstacle(judged, refutation)
         deciding = int(np.argmin(support))
         verdict = INCONCLUSIVE if obstacle else SUPPORTED
     counts = [int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)]
@@ -131,9 +135,60 @@ def _judged(order: xr.Dataset, exclude: Sequence[str]) -> xr.Dataset:
     return order.sel({OBSERVABLE: kept}).stack(fit=(OBSERVABLE, STEP))
 
 
-def _obstacle(
-    judged: xr.Dataset, refutation: NDArray[Any], flow: xr.Dataset | None, exclude: Sequence[str]
-) -> str:
+def controlled(order: xr.Dataset, flow: xr.Dataset) -> xr.Dataset:
+    """Orders with their control: no fit supports that does not see the noise.
+
+    An observable's limit against gradient flow is what the noise does to its expectation; so the
+    limit against the SDE, as a share of that, is to first order an error of the temperature.
+
+    Args:
+        order: from `estimate_order`.
+        flow: the same chains' orders against the SDE without its noise.
+
+    Raises:
+        InvalidInputError: observables or steps that differ.
+    """
+    if not _tests_noise(order):
+        return order
+    fits = [
+        (ds[OBSERVABLE].values.astype(str).tolist(), ds[STEP].values.tolist())
+        for ds in (order, flow)
+    ]
+    if fits[0] != fits[1]:
+        raise InvalidInputError(
+            f"the control has the observables and steps of the orders, {fits[0]}; got {fits[1]}"
+        )
+    aligned = flow.transpose(*order["verdict"].dims, ...)
+    low, high, p = (aligned[n].values for n in ("limit_low", "limit_high", "limit_p_value"))
+    least = np.where(low * high > 0, np.minimum(np.abs(low), np.abs(high)), 0.0)
+    share = share_of(order["limit_low"].values, order["limit_high"].values, least)
+    supports = order["verdict"].values == SUPPORTED
+    blind = supports & ~(p < 2 * LEVEL)
+    warm = supports & ~blind & (order["terms"].values == 0) & ~(share < SMALL_LIMIT)
+    reason = order["reason"].values.copy()
+    reason[blind] = "gradient flow has no limit here either: the observable does not see the noise"
+    reason[warm] = [
+        f"an error of the temperature of {100 * s:.2g}% is not excluded: add finer rungs"
+        for s in share[warm]
+    ]
+    dims = order["verdict"].dims
+    return order.assign(
+        verdict=(dims, np.where(blind | warm, INCONCLUSIVE, order["verdict"].values)),
+        reason=(dims, reason),
+        support_p_value=(
+            dims,
+            np.fmax(order["support_p_value"].values, np.where(warm, 1.0, p / 2)),
+        ),
+        flow_share=(dims, share),
+        flow_p_value=(dims, p),
+    )
+
+
+def _tests_noise(order: xr.Dataset) -> bool:
+    return bool(order.attrs.get("tests_noise", order.attrs.get("ladder") == SVAG))
+
+
+def _obstacle(judged: xr.Dataset, refutation: NDArray[Any]) -> str:
     """What keeps fits that support from making support, in words."""
     if np.min(refutation) < DOUBT:
         one = judged.isel(fit=int(np.argmin(refutation)))
@@ -145,11 +200,8 @@ def _obstacle(
         one = judged.isel(fit=int(np.argmin(limited)))
         low, high = float(one["limit_low"]), float(one["limit_high"])
         return f"{_place(one)} the error tends to {low:.2g} to {high:.2g}, not to 0"
-    tests_noise = judged.attrs.get("tests_noise", judged.attrs.get("ladder") == SVAG)
-    if flow is not None and tests_noise:
-        control = overall_verdict(flow, exclude=exclude)
-        if control.verdict != REFUTED:
-            return "the same data do not refute the SDE without its noise, so cannot see it"
+    if _tests_noise(judged) and "flow_share" not in judged:
+        return "without the control: give the same chains' orders against gradient flow as flow="
     return ""
 
 
@@ -210,9 +262,16 @@ def _sentence(judged: xr.Dataset, v: Verdict) -> str:
     )
     return (
         f"Supported: {claim} is claimed, {_place(one)} has {found}, and a limit of more than "
-        f"{100 * float(one['limit_share']):.2g}% of the coarsest error is excluded; {v.supported} "
-        f"of {v.fits} fits support it, {v.inconclusive} are open and {against}.{open_}"
+        f"{100 * float(one['limit_share']):.2g}% of the coarsest error is excluded{_warmth(one)}; "
+        f"{v.supported} of {v.fits} fits support it, {v.inconclusive} are open and "
+        f"{against}.{open_}"
     )
+
+
+def _warmth(one: xr.Dataset) -> str:
+    """The excluded limit as an error of the temperature, where the ladder tests the noise."""
+    share = float(one["flow_share"]) if "flow_share" in one else np.inf
+    return f", that is an error of the temperature of {100 * share:.2g}%" if share < np.inf else ""
 
 
 def _place(one: xr.Dataset) -> str:

@@ -40,7 +40,7 @@ def consistency(
     state: State,
     *,
     ladder: Ladder | None = None,
-    claimed_order: int = 1,
+    claimed_order: float = 1,
 ) -> xr.Dataset:
     """The gaps between one-step moments of optimizer and SDE along a ladder.
 
@@ -61,15 +61,28 @@ def consistency(
         InvalidInputError: the state lacks a component of the SDE, or another order is claimed.
         UnsupportedError: the noise has no atoms.
     """
-    if claimed_order not in (1, 2):
-        raise InvalidInputError(f"one-step moments tell order 1 or 2; got {claimed_order}.")
+    order = checked_order(claimed_order)
     ladder = SvagLevels(fine_levels(optimizer)) if ladder is None else ladder
     rungs = ladder.rungs(optimizer, oracle)
     each = []
     for rung in rungs:
         equation = sde if isinstance(sde, SDE) else sde(rung.optimizer, rung.oracle)
-        each.append(_gaps(rung, equation, state, claimed_order))
-    return ladder.side_by_side(rungs, each, float(claimed_order))
+        each.append(_gaps(rung, equation, state, order))
+    return ladder.side_by_side(rungs, each, float(order))
+
+
+def checked_order(claimed: float) -> int:
+    """A claimed order whose moments are known: 1 or 2.
+
+    Raises:
+        InvalidInputError: another order.
+    """
+    if claimed not in (1, 2):
+        raise InvalidInputError(
+            f"one-step moments tell order 1 or 2; got a claim of {claimed:g}. Let the SDE "
+            "claim one of these, and see whether it has it."
+        )
+    return int(claimed)
 
 
 def _gaps(rung: Rung, sde: SDE, state: State, order: int) -> xr.Dataset:

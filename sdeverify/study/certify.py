@@ -101,9 +101,10 @@ def certify_study(
     for i, rung in enumerate(rungs):
         done(f"chain_{i}", exact_chain(study, rung, axes))
     resolve(study, axes, groups)
-    for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
-        along = along_ladder(study, differences(groups, kind, belongs))
-        groups[errors], groups[order] = along, estimate_order(along)
+    for kind, errors in (("flow", "flow_errors"), ("path", "errors")):
+        groups[errors] = along_ladder(study, differences(groups, kind, belongs))
+    groups["flow_order"] = estimate_order(groups["flow_errors"])
+    groups["order"] = estimate_order(groups["errors"], flow=groups["flow_order"])
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {**_attrs(study, sdes[0]), "seconds": time.perf_counter() - began}
     return tree
@@ -142,7 +143,7 @@ def exact_chains(study: Study, domain: Domain | None = None) -> list[xr.Dataset]
 def certified_order(
     study: Study, domain: Domain | None = None, chains: Sequence[xr.Dataset] | None = None
 ) -> xr.Dataset:
-    """The orders of a study's SDE alone by the exact route, without its flow.
+    """The orders of a study's SDE by the exact route, with gradient flow for their control.
 
     Args:
         chains: from `exact_chains`, where several SDEs are compared with one optimizer.
@@ -151,9 +152,12 @@ def certified_order(
     sdes, belongs = study.sdes()
     chains = exact_chains(study, axes) if chains is None else chains
     sides = {f"chain_{i}": chain for i, chain in enumerate(chains)}
-    sides |= {f"path_{i}": exact_path(study, sde, axes) for i, sde in enumerate(sdes)}
+    for i, sde in enumerate(sdes):
+        sides[f"path_{i}"] = exact_path(study, sde, axes)
+        sides[f"flow_{i}"] = exact_path(study, GradientFlow.without_noise(sde), axes)
     resolve(study, axes, sides)
-    return estimate_order(along_ladder(study, differences(sides, "path", belongs)))
+    errors, flow = (along_ladder(study, differences(sides, k, belongs)) for k in ("path", "flow"))
+    return estimate_order(errors, flow=estimate_order(flow))
 
 
 def resolve(study: Study, domain: Domain, sides: dict[str, xr.Dataset]) -> None:
@@ -182,13 +186,17 @@ def one_step_order(study: Study) -> xr.Dataset:
     def sde(optimizer: Optimizer, oracle: GradientOracle) -> GradientSDE:
         return derive(optimizer, oracle, study.sde, **study.sde_options)
 
-    claimed = round(claimed_order(study))
-    fine = study.ladder.fine(study.optimizer)
-    return estimate_order(
+    def flow(optimizer: Optimizer, oracle: GradientOracle) -> GradientSDE:
+        return GradientFlow.without_noise(sde(optimizer, oracle))
+
+    fine, claimed = study.ladder.fine(study.optimizer), claimed_order(study)
+    errors, control = (
         consistency(
-            study.optimizer, study.oracle, sde, study.start, ladder=fine, claimed_order=claimed
+            study.optimizer, study.oracle, each, study.start, ladder=fine, claimed_order=claimed
         )
+        for each in (sde, flow)
     )
+    return estimate_order(errors, flow=estimate_order(control))
 
 
 def default_domain(study: Study) -> Domain:

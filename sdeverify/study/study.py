@@ -125,13 +125,14 @@ def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataT
     """The results of a study from its ensembles: errors, orders, explanation, provenance."""
     sdes, belongs = study.sdes()
     groups = dict(datasets)
-    for kind, errors, order in (("path", "errors", "order"), ("flow", "flow_errors", "flow_order")):
+    for kind, errors in (("flow", "flow_errors"), ("path", "errors")):
         each = [
             weak_error(datasets[f"chain_{i}"], datasets[f"{kind}_{j}"])
             for i, j in enumerate(belongs)
         ]
-        along = along_ladder(study, each)
-        groups[errors], groups[order] = along, estimate_order(along)
+        groups[errors] = along_ladder(study, each)
+    groups["flow_order"] = estimate_order(groups["flow_errors"])
+    groups["order"] = estimate_order(groups["errors"], flow=groups["flow_order"])
     if "full_0" in datasets:
         groups["confirmation"] = confirm(datasets["path_0"], datasets["full_0"])
     tree = xr.DataTree.from_dict({f"/{name}": ds for name, ds in groups.items()})

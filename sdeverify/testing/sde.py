@@ -11,7 +11,7 @@ import xarray as xr
 
 from sdeverify.analysis import estimate_order
 from sdeverify.base.state import State, pack
-from sdeverify.exact.consistency import consistency
+from sdeverify.exact.consistency import checked_order, consistency
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.ladders import LearningRates, svag
@@ -56,7 +56,7 @@ def check_sde(
     for state in starts:
         _check_coded(equation, state)
     _check_clock(build, optimizer, oracle)
-    for order in range(1, round(equation.claimed_order) + 1):
+    for order in range(1, checked_order(equation.claimed_order) + 1):
         ladder = None
         if order > 1:
             ladder = LearningRates([optimizer.learning_rate]).fine(optimizer)

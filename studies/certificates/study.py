@@ -87,7 +87,7 @@ def build(learning_rate: float = 0.2, rungs: int = 5) -> Sequence[sv.Study]:
         correct["nesterov"],
         *(correct["rmsprop"], correct["rmsprop-signal"], old, kept[0]),
         *(adam, kept[1], paper, kept[2]),
-        replace(correct["adamw"], ladder=ADAPTIVE_LEVELS),
+        correct["adamw"],
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from sdeverify.analysis import ladder
+from sdeverify.analysis import estimate_order, ladder
 
 
 def synthetic_ladder(
@@ -60,3 +60,10 @@ def synthetic_ladder(
             )
         )
     return ladder(rungs, "svag", claimed_order)
+
+
+def controlled_order(errors, noise_effect=1.0):
+    """Orders of errors, with those against an SDE without noise, which is off by `noise_effect`."""
+    return estimate_order(
+        errors, flow=estimate_order(errors.assign(error=errors.error + noise_effect))
+    )

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from sdeverify.analysis import estimate_order, ladder, overall_verdict
-from sdeverify.analysis.exact_order import exact_order
+from sdeverify.analysis.exact_order import exact_order, limit_of
 
 HALVED = np.array([0.2, 0.1, 0.05, 0.025])
 TABLE = {
@@ -73,8 +73,7 @@ def test_series_of_order_one_are_not_refuted_and_half_an_order_always_is(rungs, 
     c = rng.uniform(-1, 1, (4_000, 6)) * 2.0 ** np.arange(6)
     errors = (steps[:, None] ** np.arange(1, 7)) @ c.T
     bound = np.full(rungs, 1e-14)
-    scale = float(np.max(np.abs(errors[-1])))
-    found = [exact_order(steps, e, bound, 1.0, scale) for e in errors.T]
+    found = [exact_order(steps, e, bound, 1.0) for e in errors.T]
     assert sum(not f.unresolved and f.high < 1.0 for f in found) <= most
     assert sum(not f.unresolved and f.low > 0.5 for f in found) > 1_500
     for a, b in rng.uniform(0.5, 1.5, (50, 2)):
@@ -118,3 +117,29 @@ def test_three_rungs_do_not_support_an_order_where_a_limit_may_be_left():
     four = exact_order(HALVED, 0.3 * HALVED + 0.02 * HALVED**2 + 0.0015, np.full(4, 1e-12), 1.0)
     assert four.order == 0.0
     assert four.limit == pytest.approx(0.0015, rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.04, -0.01])
+def test_a_resolved_limit_refutes_whatever_its_share_of_the_errors(share):
+    error = HALVED - 0.05 * HALVED**2 + 0.01 * HALVED**3
+    constant = share * error[-1]
+    assert exact_order(HALVED, error, np.full(4, 1e-12), 1.0).high >= 1.0
+    exact = exact_order(HALVED, error + constant, np.full(4, 1e-12), 1.0)
+    assert (exact.order, exact.high) == (0.0, 0.0)
+    assert exact.limit == pytest.approx(constant, rel=0.01)
+
+
+def test_a_last_term_that_passes_through_zero_does_not_make_a_limit():
+    """Without a cubic term a rung left out changes nothing, and the quartic looks constant."""
+    error = HALVED - 2 * HALVED**2 + 0.0 * HALVED**3 + 8 * HALVED**4
+    limit, uncertainty = limit_of(HALVED, error, np.zeros(4), 1.0)
+    assert abs(limit) < uncertainty
+    assert exact_order(HALVED, error, np.full(4, 1e-14), 1.0).high >= 1.0
+
+
+def test_what_three_rungs_or_a_coarse_ladder_leave_open_is_not_supported():
+    """0.6 s^2 beside 0.1 s: the limit is known to no more than a tenth of the coarsest error."""
+    steps = np.array([0.9, 0.8, 0.7, 0.6])
+    order = estimate_order(exact_ladder(steps + 0.8 * steps**2 + steps**3, steps))
+    assert order.verdict.item() == "inconclusive"
+    assert order.limit_share.item() > 0.1

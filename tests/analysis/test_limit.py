@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_ladders import synthetic_ladder
+from synthetic_ladders import controlled_order, synthetic_ladder
 
 from sdeverify.analysis import estimate_order, overall_verdict
 from sdeverify.analysis.verdict import SMALL_LIMIT
+from sdeverify.errors import InvalidInputError
 
 SEEDS, FEWEST_COVERED, MOST_ONE_SIDED = 1000, 923, 45
 LONG = 2.0 ** -np.arange(5.0)
@@ -85,7 +86,7 @@ def test_looking_often_does_not_turn_a_constant_error_into_support(standard_erro
     ladder = synthetic_ladder(
         lambda s: SMALL_LIMIT + (1 - SMALL_LIMIT) * s, LONG, standard_error, seeds=1000
     )
-    found = [overall_verdict(g).verdict for g in groups(estimate_order(ladder), 4)]
+    found = [overall_verdict(g).verdict for g in groups(controlled_order(ladder), 4)]
     assert found.count("supported") <= 17
 
 
@@ -95,7 +96,7 @@ def together(*ladders):
         for i, one in enumerate(ladders)
     ]
     options = {"data_vars": "minimal", "coords": "minimal", "compat": "equals", "join": "outer"}
-    return estimate_order(xr.concat(named, dim="observable", **options))
+    return xr.concat(named, dim="observable", **options)
 
 
 def test_a_limit_that_is_not_zero_keeps_other_observables_from_making_support():
@@ -103,35 +104,59 @@ def test_a_limit_that_is_not_zero_keeps_other_observables_from_making_support():
     good = synthetic_ladder(lambda s: s, steps, 0.004)
     many = synthetic_ladder(lambda s: 1.2 * s - 0.1 * s**2 - 0.1, steps, 0.004, seeds=50, seed=1)
     bad = many.isel(observable=[0])
-    assert overall_verdict(together(good)).verdict == "supported"
-    assert together(bad).verdict.item() != "refuted"
-    verdict = overall_verdict(together(good, bad))
+    assert overall_verdict(controlled_order(together(good))).verdict == "supported"
+    assert estimate_order(together(bad)).verdict.item() != "refuted"
+    verdict = overall_verdict(controlled_order(together(good, bad)))
     assert verdict.verdict == "inconclusive"
     assert "'observable 1' at step 40 the error tends to" in str(verdict)
 
 
 def test_data_that_cannot_see_the_noise_do_not_support_an_sde():
-    order = together(synthetic_ladder(lambda s: s, LONG, 0.01))
-    blind = together(synthetic_ladder(lambda s: s + 0.01, LONG, 0.01, seed=1))
-    seeing = together(synthetic_ladder(lambda s: s + 1.0, LONG, 0.01, seed=1))
-    assert overall_verdict(order, flow=seeing).verdict == "supported"
-    verdict = overall_verdict(order, flow=blind)
+    errors = synthetic_ladder(lambda s: s, LONG, 0.01)
+    assert overall_verdict(controlled_order(errors, 1.0)).verdict == "supported"
+    verdict = overall_verdict(controlled_order(errors, 0.01))
     assert verdict.verdict == "inconclusive"
-    assert "do not refute the SDE without its noise" in str(verdict)
-    rates = order.assign_attrs(ladder="learning_rate")
-    assert overall_verdict(rates, flow=blind).verdict == "supported"
-    own = order.assign_attrs(ladder="own", tests_noise=True)
-    assert overall_verdict(own, flow=blind).verdict == "inconclusive"
-    silent = order.assign_attrs(tests_noise=False)
-    assert overall_verdict(silent, flow=blind).verdict == "supported"
+    assert "the observable does not see the noise" in str(verdict)
+    rates = errors.assign_attrs(ladder="learning_rate")
+    assert overall_verdict(controlled_order(rates, 0.01)).verdict == "supported"
+    own = errors.assign_attrs(ladder="own", tests_noise=True)
+    assert overall_verdict(controlled_order(own, 0.01)).verdict == "inconclusive"
+    silent = errors.assign_attrs(tests_noise=False)
+    assert overall_verdict(controlled_order(silent, 0.01)).verdict == "supported"
+
+
+def test_the_control_is_not_an_option():
+    errors = synthetic_ladder(lambda s: s, LONG, 0.01)
+    without = estimate_order(errors)
+    assert without.verdict.item() == "supported"
+    verdict = overall_verdict(without)
+    assert verdict.verdict == "inconclusive"
+    assert "without the control" in str(verdict)
+    flow = estimate_order(errors.assign(error=errors.error + 1))
+    assert overall_verdict(without, flow=flow).verdict == "supported"
+    other = flow.assign_coords(observable=np.array(["another"], dtype=object))
+    with pytest.raises(InvalidInputError, match="observables and steps"):
+        overall_verdict(without, flow=other)
+
+
+def test_an_observable_that_does_not_see_the_noise_does_not_speak_for_one_that_does():
+    """The second sees the noise, and is not resolved: the first's support says nothing of it."""
+    blind = synthetic_ladder(lambda s: s, LONG, 0.01)
+    seeing = synthetic_ladder(lambda s: 0 * s, LONG, 0.3, seed=2)
+    errors = together(blind, seeing)
+    flow = errors.assign(error=errors.error + xr.DataArray([0.0, 5.0], dims="observable"))
+    order = estimate_order(errors, flow=estimate_order(flow))
+    assert order.flow_p_value.values.ravel()[1] < 1e-6
+    assert overall_verdict(order).verdict == "inconclusive"
+    assert overall_verdict(controlled_order(errors)).verdict == "supported"
 
 
 def test_the_sentence_counts_what_supports_and_names_what_is_not_resolved():
     resolved = synthetic_ladder(lambda s: s, LONG, 0.01)
     noise = synthetic_ladder(lambda s: 0 * s, LONG, 1.0, seed=3)
-    verdict = overall_verdict(together(resolved, noise))
+    verdict = overall_verdict(controlled_order(together(resolved, noise)))
     assert verdict.verdict == "supported"
     assert verdict.unresolved == ("observable 1",)
     assert "1 of 2 fits support it" in str(verdict)
-    assert "of the coarsest error is excluded" in str(verdict)
+    assert "of the coarsest error is excluded, that is an error of the temperature" in str(verdict)
     assert str(verdict).endswith("Not resolved: observable 1.")

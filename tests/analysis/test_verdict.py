@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
-from synthetic_ladders import synthetic_ladder
+from synthetic_ladders import controlled_order, synthetic_ladder
 
 from sdeverify.analysis import estimate_order, order_or_raise, overall_verdict
 from sdeverify.analysis.verdict import interval_verdict
@@ -39,7 +39,7 @@ def groups(order, size):
 
 def test_a_true_claim_is_seldom_refuted_however_many_fits_are_looked_at():
     """250 comparisons of 8 fits at 2.5%: more than 17 refuted has probability 1e-4."""
-    order = estimate_order(
+    order = controlled_order(
         synthetic_ladder(lambda s: s, LONG, 0.01, seeds=2000, path_standard_error=0.01)
     )
     assert int((order.verdict == "refuted").sum()) > 17
@@ -50,7 +50,7 @@ def test_a_true_claim_is_seldom_refuted_however_many_fits_are_looked_at():
 
 
 def test_looking_at_many_faulty_fits_does_not_find_support_by_chance():
-    order = estimate_order(synthetic_ladder(lambda s: 1 - 0.2 * s, FIVE, 0.3, seeds=2000))
+    order = controlled_order(synthetic_ladder(lambda s: 1 - 0.2 * s, FIVE, 0.3, seeds=2000), 5.0)
     found = [overall_verdict(g).verdict for g in groups(order, 8)]
     assert found.count("supported") <= 17
 

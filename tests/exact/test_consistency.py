@@ -101,8 +101,9 @@ def test_what_cannot_be_checked_is_refused(small_oracle: GradientOracle) -> None
     optimizer = SGD(learning_rate=0.1)
     sde = derive(optimizer, small_oracle)
     start = State(0, theta=torch.zeros(3, dtype=torch.float64))
-    with pytest.raises(InvalidInputError, match="order 1 or 2; got 3"):
-        consistency(optimizer, small_oracle, sde, start, claimed_order=3)
+    for claimed in (0.5, 1.4, 3):
+        with pytest.raises(InvalidInputError, match=f"order 1 or 2; got a claim of {claimed:g}"):
+            consistency(optimizer, small_oracle, sde, start, claimed_order=claimed)
     adam = CORRECT["adam"]
     with pytest.raises(InvalidInputError, match="the state lacks m, u"):
         wrong = State(5, theta=adam.start.theta)

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from routes import Routes, unchanged
 
+from sdeverify.analysis import overall_verdict
 from sdeverify.optimizers.ladders import LearningRates
+from sdeverify.study.certify import certified_order
 from sdeverify.testing.faults import Fault, catalogue, correct_studies
+from sdeverify.testing.faults.fault import noise_times
 
 CORRECT = correct_studies()
 FAULTS = {fault.name: fault for fault in catalogue()}
@@ -42,6 +45,20 @@ def test_every_fault_is_refuted_by_one_step_moments(name: str) -> None:
 def test_faults_of_sgd_are_refuted_by_exact_weak_errors(name: str) -> None:
     found = ROUTES.exact(FAULTS[name])
     assert found.rejects, found.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("adam", 0.8), ("adam", 1.05), ("adam", 1.1), ("adam", 1.15), ("momentum", 1.02)],
+)
+def test_a_small_error_of_the_noise_is_refuted_by_exact_weak_errors(
+    name: str, factor: float
+) -> None:
+    """Its limit is below 5% of the finest error, and resolved."""
+    fault = Fault(name, "noise", CORRECT[name], noise_times(factor, f"noise times {factor}"))
+    verdict = overall_verdict(certified_order(fault.study))
+    assert verdict.verdict == "refuted", verdict.text
 
 
 @pytest.mark.slow
