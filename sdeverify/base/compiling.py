@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
-import torch._inductor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -1,4 +1,4 @@
-"""Progress bars on the terminal, one a study."""
+"""Progress bars on the terminal: one look for every command."""
 
 from __future__ import annotations
 
@@ -7,75 +7,72 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
     from sdeverify.ensembles.job import Job
+    from sdeverify.ensembles.progress import Progress
 
 
-class StudyBars:
+def bars(*more: ProgressColumn) -> Bars:
+    """Bars on stderr with what is counted beside them."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[counted]}"),
+        TimeElapsedColumn(),
+        *more,
+    )
+    return Bars(*columns, console=Console(stderr=True))
+
+
+@contextmanager
+def study_bars(jobs: Mapping[str, Job]) -> Iterator[Progress]:
     """One bar a study: replicas done, time elapsed and remaining.
 
     A bar's length counts the work, so that a costly ensemble does not seem to stand still.
     """
+    from rich.progress import TimeRemainingColumn
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.done: Counter[str] = Counter()
-        self.total: Counter[str] = Counter()
-        self._cost: dict[str, float] = {}
-        self._tasks: dict[str, TaskID] = {}
-        self._bars: Progress | None = None
+    work: Counter[str] = Counter()
+    replicas: Counter[str] = Counter()
+    for name, job in jobs.items():
+        work[_study(name)] += round(job.replicas * job.replica_cost)
+        replicas[_study(name)] += job.replicas
+    done: dict[str, int] = {}
 
-    @contextmanager
-    def begin(self, jobs: Mapping[str, Job], done: Mapping[str, int]) -> Iterator[None]:
-        """Shows the bars for as long as the context lasts."""
-        self._cost = {name: job.replica_cost for name, job in jobs.items()}
-        work: Counter[str] = Counter()
-        for name, job in jobs.items():
-            self.total[_study(name)] += job.replicas
-            work[_study(name)] += round(job.replicas * self._cost[name])
-        self._bars = _bars(self.console)
-        with self._bars:
-            for study, total in work.items():
-                self._tasks[study] = self._bars.add_task(study, total=total, replicas="")
-            for name, replicas in done.items():
-                self.advance(name, replicas)
-            yield
-
-    def advance(self, name: str, replicas: int) -> None:
-        """So many replicas more of an ensemble are done."""
+    def advance(name: str, count: int, total: int) -> None:
+        done[name] = count
         study = _study(name)
-        self.done[study] += replicas
-        if self._bars is not None:
-            self._bars.update(
-                self._tasks[study],
-                advance=replicas * self._cost[name],
-                replicas=f"{self.done[study]:,}/{self.total[study]:,} replicas",
-            )
+        own = {other: n for other, n in done.items() if _study(other) == study}
+        shown.update(
+            tasks[study],
+            completed=sum(n * jobs[other].replica_cost for other, n in own.items()),
+            counted=f"{sum(own.values()):,}/{replicas[study]:,} replicas",
+        )
+
+    with bars(TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")) as shown:
+        tasks = {
+            study: shown.add_task(study, total=total, counted="") for study, total in work.items()
+        }
+        yield advance
+
+
+@contextmanager
+def counting_bars() -> Iterator[Progress]:
+    """One bar a name that is reported: how many of how many are done."""
+    with bars() as shown:
+        tasks = {}
+
+        def advance(name: str, count: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=total, counted="")
+            shown.update(tasks[name], completed=count, counted=f"{count}/{total}")
+
+        yield advance
 
 
 def _study(name: str) -> str:
     return name.partition("/")[0]
-
-
-def _bars(console: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[replicas]}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-    )

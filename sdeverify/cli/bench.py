@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 from rich.text import Text
 
 from sdeverify.base.devices import check_device, one_thread
 from sdeverify.benchmarks.measuring import Goal, Section, efforts, figure
 from sdeverify.benchmarks.sections import Row, machine, measure, sections
+from sdeverify.cli.bars import bars
 from sdeverify.cli.tables import terminal_table
 from sdeverify.report.formatting import DASH
 from sdeverify.report.tables import Cell, Table
@@ -19,12 +20,18 @@ def bench(quick: bool, device: str) -> None:
     check_device(device)
     effort = efforts(quick, device)
     console = Console()
-    with one_thread(), _bars() as bars:
+    with one_thread(), bars(TextColumn("{task.fields[row]}")) as shown:
         console.print(Text(machine(device)))
         chosen = sections(effort)
-        task = bars.add_task("rows measured", total=sum(len(s.cases) for s in chosen), row="")
+        total = sum(len(section.cases) for section in chosen)
+        task = shown.add_task("rows measured", total=total, counted="", row="")
+
+        def advance(row: str) -> None:
+            shown.update(task, advance=1, row=row)
+            shown.update(task, counted=f"{shown.tasks[0].completed:g}/{total}")
+
         for section in chosen:
-            (measured,) = measure([section], lambda row: bars.update(task, advance=1, row=row))
+            (measured,) = measure([section], advance)
             console.print(terminal_table(table(section, measured.rows)))
 
 
@@ -47,14 +54,3 @@ def _cell(value: float | None, goal: Goal | None) -> Cell:
     if goal is None:
         return Cell(figure(value), "number")
     return Cell(f"{figure(value)} ({goal})", "met" if goal.met(value) else "missed")
-
-
-def _bars() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[row]}"),
-    )
-    return Progress(*columns, console=Console(stderr=True))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import xarray as xr
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from sdeverify.cli.bars import StudyBars
+from sdeverify.cli.bars import counting_bars, study_bars
 from sdeverify.cli.tables import terminal_table
 from sdeverify.optimizers.ladders import Rung
 from sdeverify.report import write_report
@@ -27,18 +26,11 @@ from sdeverify.study.runner import compute, run_campaign
 from sdeverify.study.store import Store
 from sdeverify.study.study import Study
 
-_COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-)
-
 
 def solve(request: Request) -> None:
     """The SDE side: explanations and means."""
     studies = weak_error_studies(request.campaign.name, request.studies)
-    datasets = compute(request, StudyBars(Console(stderr=True)))
+    datasets = compute(request, study_bars)
     for study in studies:
         _show_solution(study, datasets)
     _say(f"Blocks: {request.folder}")
@@ -46,7 +38,7 @@ def solve(request: Request) -> None:
 
 def measure(request: Request) -> xr.DataTree:
     """Both sides: the results, with the verdicts on the terminal."""
-    tree = run_campaign(request, StudyBars(Console(stderr=True)))
+    tree = run_campaign(request, study_bars)
     _show_verdicts(tree)
     _say(f"Results: {request.folder}")
     return tree
@@ -59,13 +51,8 @@ def report(request: Request) -> None:
 
 def certified(request: Request) -> None:
     """Both sides without sampling, and the report."""
-    studies = weak_error_studies(request.campaign.name, request.studies)
-    total = sum(len(s.rungs()) + 2 * len(s.sdes()[0]) for s in studies)
-    with Progress(*_COLUMNS, console=Console(stderr=True)) as bars:
-        task = bars.add_task("sides computed", total=total)
-        tree = certify(
-            request.campaign, progress=lambda _, n: bars.advance(task, n), **request.parameters
-        )
+    with counting_bars() as progress:
+        tree = certify(request.campaign, progress=progress, **request.parameters)
     _show_verdicts(tree)
     _say(f"Results: {Store(request.folder).write_tree(tree)}")
     _report(tree, request.folder)

@@ -28,7 +28,7 @@ from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.problems.problem import Problem
-from sdeverify.sdes.description import number
+from sdeverify.sdes.description import constant_text
 from sdeverify.sdes.sde import GradientSDE
 
 NORMALS = torch.float32
@@ -250,7 +250,9 @@ def start_point(start: State | Tensor, problem: Problem) -> State:
 
 
 def _as_text(values: Any) -> str:
-    return json.dumps({k: v if isinstance(v, bool) else number(v) for k, v in values.items()})
+    return json.dumps(
+        {k: v if isinstance(v, bool) else constant_text(v) for k, v in values.items()}
+    )
 
 
 def _provenance(

@@ -25,7 +25,7 @@ def silent(name: str, done: int, total: int) -> None:
 def printed(name: str, done: int, total: int) -> None:
     """One line an ensemble on stderr, written over as it grows."""
     end = "\n" if done >= total else ""
-    print(f"\r{name}: {done:,} of {total:,} replicas", end=end, file=sys.stderr, flush=True)
+    print(f"\r{name}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
 def progress_of(wanted: Any) -> Progress:

@@ -12,7 +12,7 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
 from sdeverify.errors import InvalidInputError
 from sdeverify.sdes.adaptive import AdaptiveSDE
-from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, constant_text
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,17 @@ class AdamSDE(AdaptiveSDE):
 
     @property
     def description(self) -> Description:
-        constants = {"c_1": (number(self.c1), "(1 - beta_1)/eta^2"), **self.explained_constants}
+        constants = {
+            "c_1": (constant_text(self.c1), "(1 - beta_1)/eta^2"),
+            **self.explained_constants,
+        }
         name, decay = "Adam", ""
         if isinstance(self.decay0, Tensor) or self.decay0 != 0:
             name, decay = "AdamW", r"-\lambda_0\theta\,dt"
-            constants["lambda_0"] = (number(self.decay0), "lambda/eta, decoupled weight decay")
+            constants["lambda_0"] = (
+                constant_text(self.decay0),
+                "lambda/eta, decoupled weight decay",
+            )
         return Description(
             name=f"{name}, first-order SDE",
             equations=(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import Components
-from sdeverify.sdes.description import number
+from sdeverify.sdes.description import constant_text
 from sdeverify.sdes.sde import GradientSDE
 
 SKEWNESS = "gradient noise whose skewness vanishes as sigma grows (SVAG's does)"
@@ -68,14 +68,17 @@ class AdaptiveSDE(GradientSDE, ABC):
     def explained_constants(self) -> dict[str, tuple[str, str]]:
         """The shared constants for a description."""
         rows = {
-            "sigma_0": (number(self.sigma0), "sigma eta"),
-            "epsilon_0": (number(self.epsilon0), "epsilon eta"),
-            "c_2": (number(self.c2), "(1 - beta_2)/eta^2"),
+            "sigma_0": (constant_text(self.sigma0), "sigma eta"),
+            "epsilon_0": (constant_text(self.epsilon0), "epsilon eta"),
+            "c_2": (constant_text(self.c2), "(1 - beta_2)/eta^2"),
         }
         if isinstance(self.weight_decay, Tensor) or self.weight_decay != 0:
-            rows["lambda"] = (number(self.weight_decay), "coupled weight decay, added to grad f")
+            rows["lambda"] = (
+                constant_text(self.weight_decay),
+                "coupled weight decay, added to grad f",
+            )
         if self.signal:
-            rows["1/sigma^2"] = (number(self.signal), "weight of the kept signal (grad f)^2")
+            rows["1/sigma^2"] = (constant_text(self.signal), "weight of the kept signal (grad f)^2")
         return rows
 
     @property

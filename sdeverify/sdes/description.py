@@ -56,7 +56,7 @@ class Description:
         return "\n".join([*lines, f"source       {self.source}"])
 
 
-def number(value: float | Tensor) -> str:
+def constant_text(value: float | Tensor) -> str:
     """A constant for reading: six digits, or its range where it differs between parameters."""
     if isinstance(value, Tensor):
         low, high = float(value.min()), float(value.max())

@@ -11,7 +11,7 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, constant_text
 from sdeverify.sdes.sde import GradientSDE
 
 
@@ -56,15 +56,15 @@ class SGDFirstOrder(GradientSDE):
         extra: dict[str, tuple[str, str]] = {}
         if isinstance(decay, Tensor) or decay != 0:
             drift = rf"({drift}+\lambda\theta)"
-            extra = {"lambda": (number(decay), "coupled weight decay")}
+            extra = {"lambda": (constant_text(decay), "coupled weight decay")}
         return Description(
             name="SGD, first-order SDE",
             equations=(
                 rf"d\theta &= -{drift}\,dt + \sqrt{{\eta}}\,\sigma\,\Sigma(\theta)^{{1/2}}\,dW_t",
             ),
             constants={
-                "eta sigma^2": (number(self.temperature), "temperature"),
-                "sqrt(eta) sigma": (number(self.intensity), "size of the noise"),
+                "eta sigma^2": (constant_text(self.temperature), "temperature"),
+                "sqrt(eta) sigma": (constant_text(self.intensity), "size of the noise"),
                 **extra,
             },
             clock=clock_text("t = k eta", self.time_per_level1_step),
@@ -132,8 +132,8 @@ class SGDSecondOrder(GradientSDE):
                 r" + \sqrt{\eta}\,\sigma\,\Sigma(\theta)^{1/2}\,dW_t",
             ),
             constants={
-                "eta": (number(self.learning_rate), "learning rate"),
-                "eta sigma^2": (number(self.temperature), "temperature"),
+                "eta": (constant_text(self.learning_rate), "learning rate"),
+                "eta sigma^2": (constant_text(self.temperature), "temperature"),
             },
             clock=clock_text("t = k eta", self.time_per_level1_step),
             noise=self.oracle.noise.describe(self.oracle.problem),

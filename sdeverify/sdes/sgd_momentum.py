@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time
-from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, number
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, constant_text
 from sdeverify.sdes.sde import GradientSDE
 
 
@@ -63,7 +63,7 @@ class SGDMomentumSDE(GradientSDE):
         extra: dict[str, tuple[str, str]] = {}
         if isinstance(decay, Tensor) or decay != 0:
             pull = r"+\lambda\theta"
-            extra = {"lambda": (number(decay), "coupled weight decay")}
+            extra = {"lambda": (constant_text(decay), "coupled weight decay")}
         return Description(
             name="SGD with momentum, first-order SDE",
             equations=(
@@ -72,8 +72,8 @@ class SGDMomentumSDE(GradientSDE):
                 r"d\theta &= p\,dt",
             ),
             constants={
-                "gamma": (number(self.friction), "friction, (1 - mu)/h"),
-                "h sigma^2": (number(self.temperature), "temperature"),
+                "gamma": (constant_text(self.friction), "friction, (1 - mu)/h"),
+                "h sigma^2": (constant_text(self.temperature), "temperature"),
                 **extra,
             },
             clock=clock_text("t = k h, h = sqrt(eta (1 - d))", self.time_per_level1_step),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from sdeverify.analysis import estimate_order
+from sdeverify.ensembles.progress import Progress, progress_of
 from sdeverify.exact.consistency import consistency
 from sdeverify.exact.spectral.checks import Domain
 from sdeverify.exact.spectral.domain import Axis, Moving, Periodic, Positive
@@ -30,7 +31,7 @@ from sdeverify.study.study import Study, along_ladder, claimed_order
 def certify(
     study: Campaign | Study,
     domain: Domain | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress | bool | None = None,
     **parameters: Any,
 ) -> xr.DataTree:
     """The results of a study without sampling: the tree that `run` gives, with bounds for errors.
@@ -41,7 +42,8 @@ def certify(
         study: all its states with up to three dimensions, and noise with atoms.
         domain: an axis for each component of the state; `default_domain` of each study unless
             given.
-        progress: called with "study/side" and 1 after each side.
+        progress: called with a study's name, its sides that are computed, and all of them;
+            True prints.
         parameters: of the campaign, as with `--set`.
 
     Returns:
@@ -51,21 +53,15 @@ def certify(
         InvalidInputError, UnsupportedError: the exact route cannot take this study; it says why.
     """
     campaign = as_campaign(study)
-    children = {}
-    for each in weak_error_studies(campaign.name, campaign.studies(**parameters)):
-
-        def report(side: str, count: int, name: str = each.name) -> None:
-            if progress is not None:
-                progress(f"{name}/{side}", count)
-
-        children[each.name] = certify_study(each, domain, report)
+    studies = weak_error_studies(campaign.name, campaign.studies(**parameters))
+    children = {each.name: certify_study(each, domain, progress) for each in studies}
     return rooted(campaign, children, parameters)
 
 
 def certify_study(
     study: Study,
     domain: Domain | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress | bool | None = None,
 ) -> xr.DataTree:
     """The whole ladder of one study without sampling: exact weak errors and their order.
 
@@ -75,7 +71,7 @@ def certify_study(
     Args:
         study: with up to three state dimensions, and noise with atoms.
         domain: an axis for each component of the state; `default_domain` unless given.
-        progress: called with a name and 1 after each side, `chain_0` say.
+        progress: see `certify`.
 
     Returns:
         A tree with the groups of a study's results by Monte Carlo: `errors`, `order`,
@@ -88,11 +84,12 @@ def certify_study(
     axes = default_domain(study) if domain is None else domain
     rungs, (sdes, belongs) = study.rungs(), study.sdes()
     groups: dict[str, xr.Dataset] = {}
+    report, sides = progress_of(progress), len(rungs) + 2 * len(sdes)
+    report(study.name, 0, sides)
 
     def done(name: str, side: xr.Dataset) -> None:
         groups[name] = side
-        if progress is not None:
-            progress(name, 1)
+        report(study.name, len(groups), sides)
 
     for i, sde in enumerate(sdes):
         flow = GradientFlow.without_noise(sde)

@@ -7,16 +7,18 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from json import JSONDecodeError, loads
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import xarray as xr
 
 from sdeverify.base.devices import one_thread
 from sdeverify.ensembles.job import Job
+from sdeverify.ensembles.progress import Progress, silent
 from sdeverify.errors import SdeverifyError
 from sdeverify.study.campaign import assemble
 from sdeverify.study.request import Request
@@ -31,31 +33,25 @@ _ENVIRONMENT = {
 }
 
 
-class Progress(Protocol):
-    """What shows how far a run is."""
-
-    def begin(
-        self, jobs: Mapping[str, Job], done: Mapping[str, int]
-    ) -> AbstractContextManager[Any]:
-        """The run starts; `done` are the replicas that an earlier one left, by ensemble."""
-
-    def advance(self, name: str, replicas: int) -> None:
-        """So many replicas more of an ensemble are done."""
+Shown = Callable[[Mapping[str, Job]], AbstractContextManager[Progress]]
+"""What shows how far the ensembles are, for as long as the context lasts."""
 
 
-def run_campaign(request: Request, progress: Progress | None = None) -> xr.DataTree:
+def unseen(jobs: Mapping[str, Job]) -> AbstractContextManager[Progress]:
+    """Shows nothing."""
+    return nullcontext(silent)
+
+
+def run_campaign(request: Request, shown: Shown = unseen) -> xr.DataTree:
     """Computes what is missing of a study and gives all its results, which the store keeps too.
 
     The numbers are the same, to the last bit, for every number of workers, and whether the run
     was stopped in between or not.
 
-    Args:
-        progress: shows how far the run is.
-
     Raises:
         SdeverifyError: the study, its parameters or the store are refused, or a block fails.
     """
-    datasets = compute(request, progress)
+    datasets = compute(request, shown)
     with one_thread():
         tree = assemble(request.campaign, request.studies, datasets, request.parameters)
     tree.attrs["command"] = request.command
@@ -63,7 +59,7 @@ def run_campaign(request: Request, progress: Progress | None = None) -> xr.DataT
     return tree
 
 
-def compute(request: Request, progress: Progress | None = None) -> dict[str, xr.Dataset]:
+def compute(request: Request, shown: Shown = unseen) -> dict[str, xr.Dataset]:
     """Computes what is missing, with the request's workers, and gives the ensembles.
 
     Raises:
@@ -71,11 +67,18 @@ def compute(request: Request, progress: Progress | None = None) -> dict[str, xr.
     """
     with one_thread():
         computation = Computation.of(request)
-        done = computation.done()
-        missing = sum(len(job.blocks) - len(done[name]) for name, job in computation.jobs.items())
+        jobs, done = computation.jobs, computation.done()
+        missing = sum(len(job.blocks) - len(done[name]) for name, job in jobs.items())
         workers = min(request.processes, missing)
-        report: Report = (lambda name, n: None) if progress is None else progress.advance
-        with _shown(progress, computation, done):
+        count: Counter[str] = Counter()
+        with shown(jobs) as progress:
+
+            def report(name: str, replicas: int) -> None:
+                count[name] += replicas
+                progress(name, count[name], jobs[name].replicas)
+
+            for name, job in jobs.items():
+                report(name, sum(b.size for b in job.blocks if b.index in done[name]))
             if workers > 1:
                 run_workers(request, workers, report)
             elif missing:
@@ -174,15 +177,3 @@ def _tidy(logs: Path) -> None:
             log.unlink(missing_ok=True)
     with suppress(OSError):
         logs.rmdir()
-
-
-def _shown(
-    progress: Progress | None, computation: Computation, done: Mapping[str, set[int]]
-) -> AbstractContextManager[Any]:
-    if progress is None:
-        return nullcontext()
-    replicas = {
-        name: sum(block.size for block in job.blocks if block.index in done[name])
-        for name, job in computation.jobs.items()
-    }
-    return progress.begin(computation.jobs, replicas)

@@ -71,10 +71,10 @@ def test_the_page_of_certificates_has_every_study_supported_and_resolved() -> No
 
 
 def test_a_certificate_has_the_groups_of_a_measured_study() -> None:
-    seen: list[str] = []
-    tree = certify_study(CORRECT["sgd"], progress=lambda name, count: seen.append(name))
+    calls: list[tuple[str, int, int]] = []
+    tree = certify_study(CORRECT["sgd"], progress=lambda *call: calls.append(call))
     assert set(tree.children) >= {"errors", "order", "flow_errors", "flow_order", "path_0"}
-    assert seen == ["path_0", "flow_0", "chain_0", "chain_1", "chain_2", "chain_3"]
+    assert calls == [("sgd", done, 6) for done in range(7)]
     errors = tree["errors"].to_dataset()
     assert not errors["standard_error"].any()
     assert bool((errors["bound"] >= 0).all())
