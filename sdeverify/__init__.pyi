@@ -141,5 +141,6 @@ from sdeverify.study.four_views import views_table as views_table
 from sdeverify.study.store import Store as Store
 from sdeverify.study.study import Study as Study
 from sdeverify.study.verify import verify as verify
+from sdeverify.training.noise_meter import NoiseMeter as NoiseMeter
 
 __version__: str
