@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from sdeverify.base.cutting import evenly
 from sdeverify.base.shapes import Tensor
 
 
@@ -40,9 +41,8 @@ class Block:
         """The block evenly cut into parts of at most `most` replicas; itself where it fits."""
         if self.size <= most:
             return [self]
-        each = -(-self.size // -(-self.size // most))
-        starts = range(0, self.size, each)
-        return [replace(self, first=i, last=min(i + each, self.size)) for i in starts]
+        parts = evenly(self.size, most)
+        return [replace(self, first=part.start, last=part.stop) for part in parts]
 
 
 Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]

@@ -6,20 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sdeverify.base.cutting import COMPILER, ENSEMBLE, LEAST_GRADIENTS, OVERHEAD
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.problems.module_problem import ModuleProblem
 from sdeverify.problems.problem import Problem
 from sdeverify.sdes.sde import GradientSDE
-
-DEFAULT = 2 << 30
-"""Bytes for states and temporaries where no budget is given; then at least one replica is moved."""
-OVERHEAD = 32 << 20
-"""Bytes of a budget that are left to the allocator and to the libraries' own buffers."""
-COMPILER = 128 << 20
-"""Bytes of a budget that are left to torch's compiler where it is used (measured: about 90 MiB)."""
-LEAST_GRADIENTS = 4 << 20
-"""Bytes that the gradients' temporaries get at least."""
 
 
 class MemoryPlan(NamedTuple):
@@ -49,7 +41,7 @@ class Footprint:
         Raises:
             InvalidInputError: not even one replica fits into a given budget.
         """
-        budget = DEFAULT if memory is None else memory
+        budget = ENSEMBLE if memory is None else memory
         kept = OVERHEAD + (COMPILER if self.compiled else 0) + self.drawn * block_size
         free = budget - kept
         fitting = min(block_size, max(0, free) // 2 // max(self.replica, 1))
@@ -57,7 +49,7 @@ class Footprint:
             fitting = max(fitting, 1)
         gradients = free - fitting * self.replica
         if memory is None:
-            gradients = max(gradients, DEFAULT // 4)
+            gradients = max(gradients, ENSEMBLE // 4)
         if fitting < 1 or gradients < LEAST_GRADIENTS:
             least = kept + 2 * max(self.replica, LEAST_GRADIENTS)
             compiler = " and the compiler" if self.compiled else ""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from sdeverify.base.compiling import check_compiler
+from sdeverify.base.cutting import WHOLE
 from sdeverify.base.shapes import (
     Indices,
     Parameters,
@@ -27,7 +28,7 @@ from sdeverify.problems.checks import check_ensemble, trial_outputs
 from sdeverify.problems.gradients.chunks import Chunks, Cost
 from sdeverify.problems.gradients.functional import FunctionalModel, fixed_values, saved_bytes
 from sdeverify.problems.gradients.general import General
-from sdeverify.problems.gradients.kernels import WHOLE, Kernel, Sums
+from sdeverify.problems.gradients.kernels import Kernel, Sums
 from sdeverify.problems.gradients.losses import PerSampleLoss, fast_loss
 from sdeverify.problems.gradients.microbatches import Microbatches
 from sdeverify.problems.gradients.parameters import ParameterLayout

@@ -13,8 +13,9 @@ import torch
 import sdeverify as sv
 from sdeverify.base.arguments import memory_budget
 from sdeverify.base.compiling import has_compiler
+from sdeverify.base.cutting import COMPILER, OVERHEAD
 from sdeverify.base.rng import Block, Streams
-from sdeverify.ensembles.memory import COMPILER, OVERHEAD, Footprint
+from sdeverify.ensembles.memory import Footprint
 from sdeverify.problems.digits import digits_problem
 from sdeverify.problems.gradients.chunks import Chunks, Cost, memory_limit
 

@@ -221,7 +221,7 @@ def test_per_sample_products_in_small_pieces_give_the_same_sums(
     problem, theta = make("dilated_conv")
     weights = torch.randn(1, SAMPLES).double()
     want = problem.weighted_moments(theta[:1], weights)
-    monkeypatch.setattr("sdeverify.problems.gradients.layers.PIECE", 2 * 8 * 3 * 2 * 3 * 2)
+    monkeypatch.setattr("sdeverify.problems.gradients.layers.PRODUCTS", 2 * 8 * 3 * 2 * 3 * 2)
     got = problem.weighted_moments(theta[:1], weights)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdeverify.base.cutting import CACHE, groups_of
+from sdeverify.base.cutting import STATE_GROUP, groups_of
 from sdeverify.base.rng import Streams
 from sdeverify.base.state import State
 from sdeverify.noise.oracle import GradientOracle
@@ -26,7 +26,7 @@ class DiscreteChain:
 
     optimizer: Optimizer
     oracle: GradientOracle
-    cache: int = CACHE
+    cache: int = STATE_GROUP
 
     def run(self, start: State, steps: Sequence[float], streams: Streams) -> Iterator[State]:
         """The ensembles in the SDE's coordinates, `steps` level-1 steps after the start.

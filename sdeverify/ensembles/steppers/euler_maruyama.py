@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-from sdeverify.base.cutting import CACHE, groups_of
+from sdeverify.base.cutting import STATE_GROUP, groups_of
 from sdeverify.base.rng import Streams
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
@@ -34,7 +34,7 @@ class EulerMaruyama:
     sde: GradientSDE
     substeps: Sequence[int]
     increments: Increments
-    cache: int = CACHE
+    cache: int = STATE_GROUP
 
     def __post_init__(self) -> None:
         steps = list(self.substeps)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sdeverify.base.cutting import MICROBATCH, SIDE_BY_SIDE
 from sdeverify.base.shapes import Float, Parameters, Tensor, Weights
 from sdeverify.problems.gradients.activations import Activation, stage_of
-from sdeverify.problems.gradients.chunks import CACHE
 from sdeverify.problems.gradients.functional import FunctionalModel
 from sdeverify.problems.gradients.kernels import Kernel
 from sdeverify.problems.gradients.losses import cross_entropy, cross_entropy_signal
@@ -29,8 +29,6 @@ from sdeverify.problems.gradients.samples import Batch
 from sdeverify.problems.problem import WeightedMoments
 
 NAME = "dense chain"
-MICROBATCH = 2 << 20
-"""Bytes that its compiled form keeps at a time."""
 NARROW = 32
 """Layers with so few outputs are multiplied faster two at a time."""
 
@@ -106,7 +104,7 @@ class DenseChain:
     @property
     def gradient(self) -> Kernel:
         """Weighted gradients."""
-        return Kernel(NAME, self.weighted, copies=2, together=CACHE, microbatch=MICROBATCH)
+        return Kernel(NAME, self.weighted, copies=2, together=SIDE_BY_SIDE, microbatch=MICROBATCH)
 
     @property
     def moments(self) -> Kernel:

@@ -10,14 +10,9 @@ from functools import cache
 
 import torch
 
+from sdeverify.base.cutting import GRADIENTS, MIB, ONE_REPLICA, SIDE_BY_SIDE, evenly
 from sdeverify.errors import InvalidInputError
 
-CACHE = 12 << 20
-"""Replicas go side by side on a CPU as long as what they save fits in here (measured on MLPs)."""
-ONE_REPLICA = 16 << 20
-"""One replica's samples go at once up to this size on a CPU (measured on a CNN)."""
-DEFAULT_MEMORY = 1 << 30
-"""Bytes of temporary memory where no budget is given."""
 TEMPORARIES = 3
 """Peak memory over the bytes of what one chunk saves for the backward pass."""
 
@@ -45,7 +40,7 @@ class Cost:
 
     replica: int
     sample: int
-    together: int = CACHE
+    together: int = SIDE_BY_SIDE
     alone: int = ONE_REPLICA
 
 
@@ -66,13 +61,13 @@ class Chunks:
     @classmethod
     def on(cls, device: torch.device, memory: int | None) -> Chunks:
         """The plan for a device, within `memory` bytes (None: a default)."""
-        if memory is not None and memory < 1 << 20:
+        if memory is not None and memory < MIB:
             raise InvalidInputError(
-                f"memory is a number of bytes, at least {1 << 20} (1 MiB); got {memory}."
+                f"memory is a number of bytes, at least {MIB} (1 MiB); got {memory}."
             )
         if device.type == "cpu":
             _keep_freed_memory()
-        budget = memory or DEFAULT_MEMORY
+        budget = memory or GRADIENTS
         return cls(budget, budget // TEMPORARIES, device.type == "cpu")
 
     def sizes(self, replicas: int, samples: int, cost: Cost) -> tuple[int, int]:
@@ -83,7 +78,7 @@ class Chunks:
         """
         limit = _LIMIT.get()
         held = self.held if limit is None else min(self.held, limit // TEMPORARIES)
-        room = min(CACHE, held) if self.cached else held
+        room = min(SIDE_BY_SIDE, held) if self.cached else held
         whole = cost.replica + samples * cost.sample
         if whole <= room and (whole <= cost.together or not self.cached):
             return min(replicas, room // max(whole, 1)), samples
@@ -99,15 +94,10 @@ class Chunks:
 
     def cut(self, replicas: int, samples: int, cost: Cost) -> Iterator[tuple[slice, slice]]:
         """Slices of replicas and samples that together cover all of them, evenly cut."""
-        r, n = (
-            -(-whole // -(-whole // most))
-            for whole, most in zip(
-                (replicas, samples), self.sizes(replicas, samples, cost), strict=True
-            )
-        )
-        for i in range(0, replicas, r):
-            for j in range(0, samples, n):
-                yield slice(i, min(i + r, replicas)), slice(j, min(j + n, samples))
+        most = self.sizes(replicas, samples, cost)
+        for some in evenly(replicas, most[0]):
+            for part in evenly(samples, most[1]):
+                yield some, part
 
 
 @cache
@@ -117,4 +107,4 @@ def _keep_freed_memory() -> None:
     glibc gives large blocks back to the system, and the next chunk then waits for fresh pages, a
     tenth of a step's time. The largest block that was freed sets what it keeps: 32 MiB at most.
     """
-    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
+    torch.empty(32 * MIB - (1 << 16), dtype=torch.uint8)

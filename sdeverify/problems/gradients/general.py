@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.func import grad
 
+from sdeverify.base.cutting import PER_SAMPLE, SMALL_REPLICA
 from sdeverify.base.shapes import Float, Parameters, SampleGradients, Tensor, Weights
 from sdeverify.problems.gradients.functional import FunctionalModel
 from sdeverify.problems.gradients.kernels import Kernel
@@ -51,13 +52,18 @@ class General:
     @property
     def gradient(self) -> Kernel:
         """Weighted gradients."""
-        return Kernel("autograd", self.weighted, copies=1, together=2 << 20)
+        return Kernel("autograd", self.weighted, copies=1, together=SMALL_REPLICA)
 
     @property
     def moments(self) -> Kernel:
         """Weighted gradients and moments, from the gradient of each sample."""
         return Kernel(
-            "per sample", self.sums, copies=1, together=2 << 20, alone=96 << 20, per_sample=True
+            "per sample",
+            self.sums,
+            copies=1,
+            together=SMALL_REPLICA,
+            alone=PER_SAMPLE,
+            per_sample=True,
         )
 
     def weighted(self, theta: Parameters, weights: Weights, batch: Batch) -> tuple[Parameters]:

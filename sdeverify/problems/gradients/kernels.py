@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sdeverify.base.cutting import ONE_REPLICA, WHOLE
 from sdeverify.base.shapes import Tensor
-from sdeverify.problems.gradients.chunks import ONE_REPLICA, Cost
+from sdeverify.problems.gradients.chunks import Cost
 from sdeverify.problems.gradients.samples import Batch
 
 Sums = Callable[[Tensor, Tensor, Batch], tuple[Tensor, ...]]
@@ -14,9 +15,6 @@ Sums = Callable[[Tensor, Tensor, Batch], tuple[Tensor, ...]]
 
 A gradient is sum_i w_i g_i alone; moments are that, sum_i g_i and sum_i g_i^2.
 """
-
-WHOLE = 1 << 40
-"""A `microbatch` of everything: smaller ones gained nothing."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdeverify.base.cutting import PRODUCTS
 from sdeverify.base.shapes import Float, Tensor, Weights
 from sdeverify.problems.gradients.general import sums_over_samples
 
@@ -24,8 +25,6 @@ Rule = Callable[[nn.Module, Tensor, Tensor, Weights], dict[str, Sums]]
 
 LARGEST_VOCABULARY = 1024
 """Larger embeddings' per-sample gradients are left to the general route."""
-PIECE = 2 << 20
-"""Bytes of per-sample gradients that are formed at a time, so that they stay in the cache."""
 
 
 def rule_for(module: nn.Module) -> Rule | None:
@@ -140,8 +139,8 @@ def _sums(each: Callable[[slice], Tensor], w: Weights, size: int) -> Sums:
         size: elements formed for each sample of a replica.
     """
     replicas, n = w.shape
-    piece = PIECE if w.device.type == "cpu" else 128 * PIECE
-    step = max(1, piece // (replicas * size * w.element_size()))
+    size_at_once = PRODUCTS if w.device.type == "cpu" else 128 * PRODUCTS
+    step = max(1, size_at_once // (replicas * size * w.element_size()))
     total: Sums | None = None
     for start in range(0, n, step):
         part = slice(start, start + step)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from sdeverify.base.cutting import SMALL_REPLICA
 from sdeverify.base.shapes import Float, Parameters, Tensor, Weights
 from sdeverify.problems.gradients.functional import FunctionalModel
 from sdeverify.problems.gradients.kernels import Kernel
@@ -51,7 +52,7 @@ class Layerwise:
     @property
     def moments(self) -> Kernel:
         """Weighted gradients and moments."""
-        return Kernel("layerwise", self.sums, copies=2, together=2 << 20)
+        return Kernel("layerwise", self.sums, copies=2, together=SMALL_REPLICA)
 
     def sums(self, theta: Parameters, weights: Weights, batch: Batch) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from sdeverify.base.cutting import evenly
 from sdeverify.base.shapes import Tensor
 from sdeverify.problems.gradients.kernels import Sums
 from sdeverify.problems.gradients.samples import Batch
@@ -45,5 +46,5 @@ class Microbatches:
         """First sample and number of samples of each microbatch."""
         held = replicas * samples * self.sample
         count = min(MOST, max(1, round(held / self.size)), samples)
-        each = -(-samples // count // ROW) * ROW
-        return [(i, min(each, samples - i)) for i in range(0, samples, each)]
+        parts = evenly(samples, -(-samples // count), ROW)
+        return [(part.start, part.stop - part.start) for part in parts]
