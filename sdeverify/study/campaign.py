@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import xarray as xr
 
@@ -15,6 +16,9 @@ from sdeverify.ensembles.job import Job, Sink, run_jobs
 from sdeverify.ensembles.progress import Progress
 from sdeverify.errors import InvalidInputError, UnsupportedError, did_you_mean
 from sdeverify.study.study import Study
+
+if TYPE_CHECKING:
+    from sdeverify.study.store import Store
 
 
 class Part(Protocol):
@@ -149,6 +153,8 @@ def as_campaign(study: Campaign | Study) -> Campaign:
 
 def run(
     study: Campaign | Study,
+    store: str | os.PathLike[str] | Store | None = None,
+    *,
     sinks: Callable[[str, Job], Sink] | None = None,
     progress: Progress | bool | None = None,
     **parameters: Any,
@@ -156,8 +162,9 @@ def run(
     """Computes a study in this process and gives its results.
 
     Args:
-        sinks: (job name, job) -> where its blocks go, such as `Store(path).sink`; with it a
-            stopped run goes on where it was.
+        store: a `Store`, or the folder of one, which keeps blocks and results; with it a stopped
+            run goes on where it was.
+        sinks: in place of a store, (job name, job) -> where the job's blocks go.
         progress: see `RunOptions`.
         parameters: of the campaign, as with `--set`.
 
@@ -168,6 +175,25 @@ def run(
     campaign = as_campaign(study)
     studies = campaign.studies(**parameters)
     jobs = campaign_jobs(studies)
-    into = {} if sinks is None else {name: sinks(name, job) for name, job in jobs.items()}
-    datasets = run_jobs(jobs, into, progress)
-    return assemble(campaign, studies, datasets, parameters)
+    place = None if store is None else _store(store)
+    if place is not None and sinks is not None:
+        raise InvalidInputError("store and sinks exclude each other; got both. Leave one out.")
+    sink = sinks if place is None else place.sink
+    into = {} if sink is None else {name: sink(name, job) for name, job in jobs.items()}
+    tree = assemble(campaign, studies, run_jobs(jobs, into, progress), parameters)
+    if place is not None:
+        place.write_tree(tree)
+    return tree
+
+
+def _store(store: object) -> Store:
+    from sdeverify.study.store import Store
+
+    if isinstance(store, Store):
+        return store
+    if isinstance(store, str | os.PathLike):
+        return Store(store)
+    raise InvalidInputError(
+        f"a store is a sv.Store or the path of its folder; got an object of type "
+        f"{type(store).__name__}. Functions that give sinks are sinks=..."
+    )

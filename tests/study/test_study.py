@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from sdeverify import (
     SGD,
@@ -16,6 +18,7 @@ from sdeverify import (
     MinibatchNoise,
     RMSprop,
     State,
+    Store,
     Study,
     SvagLevels,
     overall_verdict,
@@ -105,7 +108,7 @@ def test_parameters_are_checked_and_change_the_studies(small_oracle: GradientOra
     )
     assert campaign.defaults == {"replicas": 64}
     assert campaign.studies(replicas=32)[0].replicas == 32
-    with pytest.raises(InvalidInputError, match="no parameter colour; it has replicas"):
+    with pytest.raises(InvalidInputError, match="no parameter colour. It has replicas"):
         campaign.studies(colour=1)
     twice = Campaign("toys", "toys", "?", lambda: [study(small_oracle), study(small_oracle)])
     with pytest.raises(InvalidInputError, match="different names"):
@@ -122,3 +125,21 @@ def test_a_warm_up_ends_after_its_steps_with_all_coordinates(small_oracle: Gradi
     whole = GradientOracle(small_oracle.problem, MinibatchNoise(1))
     with pytest.raises(InvalidInputError, match="shape"):
         warm_up(optimizer, whole, THETA[:2])
+
+
+def test_a_run_takes_a_store_or_its_folder_and_goes_on_from_it(
+    small_oracle: GradientOracle, tmp_path: Path
+) -> None:
+    toy = study(small_oracle, replicas=64)
+    plain = run(toy)
+    calls: list[tuple[str, int, int]] = []
+    for store in (str(tmp_path / "results"), tmp_path / "results", Store(tmp_path / "results")):
+        calls.clear()
+        kept = run(toy, store, progress=lambda *call: calls.append(call))
+        xr.testing.assert_equal(kept["toy"]["errors"], plain["toy"]["errors"])
+    assert calls and all(done == total for _, done, total in calls)
+    for wrong in (3, Store(tmp_path / "results").sink):
+        with pytest.raises(InvalidInputError, match=r"a store is a sv.Store or the path"):
+            run(toy, wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="store and sinks exclude each other"):
+        run(toy, tmp_path, sinks=Store(tmp_path).sink)
