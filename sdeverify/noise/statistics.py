@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -82,16 +82,6 @@ class NoiseStatistics:
             _scaled(self.skewness, batch_size**-0.5),
             _scaled(self.excess_kurtosis, 1 / batch_size),
         )
-
-    def as_dict(self) -> dict[str, float]:
-        """Flat, for attributes and tables: `skewness_median`, ..., `excess_kurtosis_maximum`."""
-        flat: dict[str, float] = {}
-        for name, value in asdict(self).items():
-            if isinstance(value, dict):
-                flat |= {f"{name}_{key}": part for key, part in value.items()}
-            else:
-                flat[name] = value
-        return flat
 
 
 def noise_statistics(

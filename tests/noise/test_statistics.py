@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -38,9 +40,10 @@ def test_the_statistics_are_scipys_of_the_matrix_of_gradients():
 def test_the_answer_does_not_depend_on_the_size_of_the_chunks():
     problem = linear_problem(np.random.default_rng(1).normal(size=(37, 5)))
     theta = torch.ones(5, dtype=torch.float64)
-    whole = noise_statistics(problem, theta).as_dict()
-    pieces = noise_statistics(problem, theta, numbers_at_once=20).as_dict()
-    assert pieces == pytest.approx(whole, rel=1e-12)
+    whole = asdict(noise_statistics(problem, theta))
+    pieces = asdict(noise_statistics(problem, theta, numbers_at_once=20))
+    for name, value in whole.items():
+        assert pieces[name] == pytest.approx(value, rel=1e-12)
 
 
 def test_no_more_samples_than_allowed_are_differentiated_at_a_time():
@@ -113,12 +116,6 @@ def test_signal_and_trace_are_the_oracles():
     mean, variance = oracle.mean_and_variance(theta.unsqueeze(0))
     assert found.squared_gradient_norm == pytest.approx(float(mean.square().sum()))
     assert found.noise_trace == pytest.approx(float(variance.sum()))
-
-
-def test_the_flat_form_has_a_name_for_every_number():
-    flat = noise_statistics(torus_problem(), torch.zeros(2, dtype=torch.float64)).as_dict()
-    assert {"noise_trace", "skewness_median", "excess_kurtosis_quantile90"} <= set(flat)
-    assert all(isinstance(value, int | float) for value in flat.values())
 
 
 def test_an_ensemble_of_points_is_refused():

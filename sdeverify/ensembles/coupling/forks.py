@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sdeverify.base.cutting import CACHE, groups_of
+from sdeverify.base.cutting import STATE_GROUP, groups_of
 from sdeverify.base.rng import Streams
 from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.base.state import State
@@ -94,7 +94,7 @@ class Forks:
     oracle: GradientOracle
     strata: int = 4
     directions: int = 4
-    cache: int = field(default=CACHE, kw_only=True)
+    cache: int = field(default=STATE_GROUP, kw_only=True)
 
     @property
     def branches(self) -> int:
