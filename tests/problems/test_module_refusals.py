@@ -256,3 +256,13 @@ def test_nets_without_usable_parameters_are_refused() -> None:
         problem_from_module(nn.Linear(4, 3), x, y, CROSS_ENTROPY, dtype=torch.int64)
     with pytest.raises(UnsupportedError, match="returns a tuple"):
         problem_from_module(nn.LSTM(4, 3, batch_first=True), *data(2, 4), CROSS_ENTROPY)
+
+
+def test_a_device_that_is_not_there_and_a_budget_that_is_none_are_refused() -> None:
+    net, data = nn.Linear(2, 1), torch.zeros(3, 2)
+    loss = nn.MSELoss(reduction="none")
+    for device in ("nowhere", "cuda:99"):
+        with pytest.raises(InvalidInputError, match=f"the device '{device}' cannot be used"):
+            problem_from_module(net, data, torch.zeros(3), loss, device=device)
+    with pytest.raises(InvalidInputError, match="'500MB' or '2GB'; got 'much'"):
+        problem_from_module(net, data, torch.zeros(3), loss, memory="much")

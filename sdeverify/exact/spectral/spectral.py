@@ -69,6 +69,7 @@ def exact_weak_error(
     steps: int | Sequence[float],
     observables: Sequence[Any],
     domain: Domain,
+    *,
     accuracy: float | None = None,
 ) -> xr.Dataset:
     """E phi(chain) - E phi(SDE) without sampling, with a bound on the numerical error.

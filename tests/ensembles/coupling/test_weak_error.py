@@ -68,7 +68,14 @@ def test_adaptive_optimizers_against_grids(name: str) -> None:
     steps = [4.0, 8.0]
     errors = coupled_weak_error(optimizer, ORACLE, sde, start, steps, SMOOTH[:2], how=how)
     truth = sv.exact_weak_error(
-        optimizer, ORACLE, sde, start, [0.0, *steps], SMOOTH[:2], {"theta": Periodic()}, 1e-5
+        optimizer,
+        ORACLE,
+        sde,
+        start,
+        [0.0, *steps],
+        SMOOTH[:2],
+        {"theta": Periodic()},
+        accuracy=1e-5,
     )
     gap = np.abs((errors.error - truth.error).values[1:])
     left = np.abs(errors.integrator_residual.values[1:])
