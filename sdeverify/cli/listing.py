@@ -16,11 +16,11 @@ from sdeverify.study.settings import shown
 
 def show_studies() -> None:
     """The studies that are found by name."""
-    found = available_studies()
-    if not found:
+    studies = available_studies()
+    if not studies:
         Console().print("There are no studies here: no folder studies/NAME with a study.py.")
         return
-    rows = tuple((Cell(s.name), Cell(s.summary), Cell(_near(s.path))) for s in found)
+    rows = tuple((Cell(s.name), Cell(s.summary), Cell(_near(s.path))) for s in studies)
     Console().print(terminal_table(Table("", ("Study", "What it is", "File"), rows)))
 
 

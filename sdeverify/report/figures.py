@@ -38,8 +38,8 @@ def figure_errors(child: xr.DataTree | Comparison) -> Figure:
     """
     c = _comparison(child)
     with style():
-        figure, made = panels(len(c.observables), 2.35)
-        for panel, name in zip(made, c.observables, strict=True):
+        figure, drawn = panels(len(c.observables), 2.35)
+        for panel, name in zip(drawn, c.observables, strict=True):
             (axes,) = panel.axes
             _ladder_panel(axes, c, name, c.last_step)
             order = c.order.sel(observable=name, step=c.last_step)
@@ -61,8 +61,8 @@ def figure_moments(child: xr.DataTree | Comparison) -> Figure:
     """
     c = _comparison(child)
     with style():
-        figure, made = panels(len(c.observables), 2.75, (2.0, 1.1))
-        for panel, name in zip(made, c.observables, strict=True):
+        figure, drawn = panels(len(c.observables), 2.75, (2.0, 1.1))
+        for panel, name in zip(drawn, c.observables, strict=True):
             top, bottom = panel.axes
             heading(top, _title(c, name))
             for chain, colour in zip(c.chains, ramp(c.rungs), strict=True):
@@ -99,8 +99,8 @@ def figure_signed_errors(child: xr.DataTree | Comparison) -> Figure:
     """
     c = _comparison(child)
     with style():
-        figure, made = panels(len(c.observables), 2.1)
-        for panel, name in zip(made, c.observables, strict=True):
+        figure, drawn = panels(len(c.observables), 2.1)
+        for panel, name in zip(drawn, c.observables, strict=True):
             (axes,) = panel.axes
             heading(axes, _title(c, name))
             axes.axhline(0, color=INK, lw=0.8, zorder=2)
@@ -125,8 +125,8 @@ def summary_figure(results: xr.DataTree | Results) -> Figure:
     """
     r = results if isinstance(results, Results) else read_results(results)
     with style():
-        figure, made = panels(len(r.comparisons), 2.75)
-        for panel, c in zip(made, r.comparisons, strict=True):
+        figure, drawn = panels(len(r.comparisons), 2.75)
+        for panel, c in zip(drawn, r.comparisons, strict=True):
             (axes,) = panel.axes
             head = headline(c)
             _ladder_panel(axes, c, head.observable, head.step)
@@ -189,9 +189,9 @@ def _order_text(order: xr.Dataset) -> str:
     """Order and verdict of one fit."""
     ends = (float(order[k].item()) for k in ("order", "order_low", "order_high"))
     text = order_with_interval(*ends)
-    found = str(order["verdict"].item())
-    said = "order not resolved" if text == DASH else f"order {text}"
-    return f"{said}  {VERDICT_SIGNS.get(found, '')} {found}"
+    verdict = str(order["verdict"].item())
+    result = "order not resolved" if text == DASH else f"order {text}"
+    return f"{result}  {VERDICT_SIGNS.get(verdict, '')} {verdict}"
 
 
 def _band(axes: Axes, x: Array, mean: Array, error: Array, colour: str, **line: object) -> None:

@@ -14,17 +14,17 @@ def escape(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", escaped)
 
 
-def table(made: Table) -> str:
+def table(content: Table) -> str:
     """A table with its caption above and its note below."""
     lines = [
-        f"**{escape(made.caption)}**",
+        f"**{escape(content.caption)}**",
         "",
-        _row([escape(head) for head in made.columns]),
-        _row(["---:" if i and made.numeric(i) else "---" for i in range(len(made.columns))]),
-        *(_row([_cell(cell) for cell in row]) for row in made.rows),
+        _row([escape(head) for head in content.columns]),
+        _row(["---:" if i and content.numeric(i) else "---" for i in range(len(content.columns))]),
+        *(_row([_cell(cell) for cell in row]) for row in content.rows),
     ]
-    if made.note:
-        lines += ["", f"*{escape(made.note)}*"]
+    if content.note:
+        lines += ["", f"*{escape(content.note)}*"]
     return "\n".join(lines)
 
 

@@ -253,17 +253,17 @@ def _with_uncertainty(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _numbered(child: xr.DataTree, kind: str) -> tuple[xr.Dataset, ...]:
-    found: list[xr.Dataset] = []
-    while f"{kind}_{len(found)}" in child.children:
-        found.append(_with_uncertainty(child[f"{kind}_{len(found)}"].to_dataset()))
-    return tuple(found)
+    ensembles: list[xr.Dataset] = []
+    while f"{kind}_{len(ensembles)}" in child.children:
+        ensembles.append(_with_uncertainty(child[f"{kind}_{len(ensembles)}"].to_dataset()))
+    return tuple(ensembles)
 
 
 def _outside_theorem(child: xr.DataTree, errors: xr.Dataset) -> frozenset[str]:
     """Observables that are not smooth: the attribute `outside_theorem`, else the accuracy."""
     names = {str(name) for name in errors["observable"].values}
-    given = child.attrs.get("outside_theorem")
-    return frozenset({"accuracy"} if given is None else json.loads(given)) & names
+    stored = child.attrs.get("outside_theorem")
+    return frozenset({"accuracy"} if stored is None else json.loads(stored)) & names
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:

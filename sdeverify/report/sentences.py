@@ -65,11 +65,11 @@ def headline(c: Comparison) -> Headline:
     text = order_with_interval(*(float(one[k].item()) for k in _ENDS))
     name, step = str(one["observable"].item()), float(one["step"].item())
     if inside:
-        found = f"{name} at step {plain(step)} has order {text}"
+        fit = f"{name} at step {plain(step)} has order {text}"
         if verdict == "supported":
             share = percent(float(one["limit_share"]))
-            found += f", and a limit of more than {share} of the coarsest error is excluded"
-        sentence = _sentence(f"Order {plain(c.claimed_order)}", found, overall, shown)
+            fit += f", and a limit of more than {share} of the coarsest error is excluded"
+        sentence = _sentence(f"Order {plain(c.claimed_order)}", fit, overall, shown)
         if verdict == "inconclusive":
             sentence = f"{sentence} {replicas_hint(c, inside)}".rstrip()
     return Headline(verdict, sentence, name, step, text, plain(c.claimed_order))
@@ -96,7 +96,7 @@ def _telling_fit(order: xr.Dataset, verdict: str) -> xr.Dataset:
     return min((fit for fit in telling if float(fit["step"]) == last), key=uncertainty)
 
 
-def _sentence(claim: str, found: str, overall: Verdict, order: xr.Dataset) -> str:
+def _sentence(claim: str, fit: str, overall: Verdict, order: xr.Dataset) -> str:
     verdict, total = overall.verdict, overall.fits
     tally = {
         "supported": f"{overall.supported} support it",
@@ -111,7 +111,7 @@ def _sentence(claim: str, found: str, overall: Verdict, order: xr.Dataset) -> st
         sentence += f", no more than {total} looks allow"
     unresolved = f" Not resolved: {', '.join(overall.unresolved)}." if overall.unresolved else ""
     if verdict != "inconclusive":
-        return f"{claim} is {verdict}: {found}; {sentence}.{unresolved}"
+        return f"{claim} is {verdict}: {fit}; {sentence}.{unresolved}"
     about = f"Inconclusive about {claim.lower()}: {sentence}"
     if overall.obstacle:
         return f"{about}, but {overall.obstacle}.{unresolved}"

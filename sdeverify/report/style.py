@@ -94,7 +94,7 @@ def panels(
     figure = Figure(figsize=(WIDTH, height * rows + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.03, wspace=0.02)  # type: ignore[union-attr,call-arg]
     grid = GridSpec(rows * len(split), columns, figure=figure, height_ratios=list(split) * rows)
-    made = []
+    grid_panels = []
     for i in range(count):
         row, column = divmod(i, columns)
         first = figure.add_subplot(grid[row * len(split), column])
@@ -105,8 +105,8 @@ def panels(
         for axes in (first, *rest)[:-1]:
             axes.tick_params(labelbottom=False)
         lowest = i + columns >= count
-        made.append(Panel((first, *rest), leftmost=column == 0, lowest=lowest))
-    return figure, made
+        grid_panels.append(Panel((first, *rest), leftmost=column == 0, lowest=lowest))
+    return figure, grid_panels
 
 
 def heading(axes: Axes, title: str, subtitle: str = "", colour: str = MUTED) -> None:

@@ -246,11 +246,15 @@ def test_measure_shows_a_verdict_and_keeps_the_results(
     assert tree["parabola/errors"].sizes["rung"] == 3
 
 
-def test_solve_computes_the_sde_alone_and_explains_it(study: Path, tmp_path: Path) -> None:
+def test_solve_computes_the_sde_alone_and_explains_it(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     shown = sdeverify("solve", study, "--output", tmp_path, "--workers", 1)
     assert shown.exit_code == 0, shown.output
     assert "SGD, first-order SDE" in shown.stdout
     assert "±" in shown.stdout
+    assert "level 1: 0.1 of SDE time a step; level 2: 0.05 of SDE time a step" in shown.stdout
     done = sorted(path.name for path in (tmp_path / "jobs" / "parabola").iterdir())
     assert done == ["flow_0.zarr", "path_0.zarr"]
 

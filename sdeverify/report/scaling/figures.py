@@ -24,15 +24,15 @@ _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 def distance_figure(run: Scaled) -> Figure:
     """The largest distance over time against kappa, a panel an observable."""
     with style():
-        figure, made = panels(len(run.observables), 2.4)
-        for panel, name in zip(made, run.observables, strict=True):
+        figure, drawn = panels(len(run.observables), 2.4)
+        for panel, name in zip(drawn, run.observables, strict=True):
             (axes,) = panel.axes
             _distances(axes, run, name)
             if panel.leftmost:
                 axes.set_ylabel("largest |distance|")
             if panel.lowest:
                 axes.set_xlabel("batch factor κ")
-        handles, labels = made[0].axes[0].get_legend_handles_labels()
+        handles, labels = drawn[0].axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
@@ -145,8 +145,8 @@ def equilibrium_figure(run: Scaled) -> Figure:
     ds = run.equilibrium
     chains = ds.sel(kappa=ds["kappa"] > 0)
     with style():
-        figure, made = panels(2, 2.6)
-        laws, change = (panel.axes[0] for panel in made)
+        figure, drawn = panels(2, 2.6)
+        laws, change = (panel.axes[0] for panel in drawn)
         for name, colour, marker, label in (
             ("sgd_balance", CHAIN, "o", "SGD's law, (2−ηλ)λ|θ|² / η(G+N)"),
             ("sde_balance", SDE, "s", "the SDE's law, 2λ|θ|² / ηN"),

@@ -18,19 +18,19 @@ _SHORT = {BELOW: "below", AGREES: "at it", ABOVE: "above", BEYOND: "open"}
 def in_brief(runs: Sequence[Scaled]) -> tuple[str, ...]:
     """The answer in a few sentences: the prediction, then each comparison of rules."""
     kinds = dict.fromkeys(run.kind for run in runs)
-    told = (_foreseen(kind, [run for run in runs if run.kind == kind]) for kind in kinds)
-    return (*told, *(_rivals(run) for run in runs if run.compared))
+    foreseen = (_foreseen(kind, [run for run in runs if run.kind == kind]) for kind in kinds)
+    return (*foreseen, *(_rivals(run) for run in runs if run.compared))
 
 
 def _foreseen(kind: str, runs: Sequence[Scaled]) -> str:
     """Where the finding lies beside the predicted limit, for runs of one kind."""
     if len(runs) == 1:
         (run,) = runs
-        found = factor_text(*run.found, run.largest_tested)
+        reached = factor_text(*run.found, run.largest_tested)
         limit = factor_text(*run.predicted)
         return (
             f"{run.title}: the predicted limit is κ = {limit}; the scaled runs stay close up to "
-            f"κ = {found}, {run.comparison}."
+            f"κ = {reached}, {run.comparison}."
         ).replace("κ = ≥", "κ ≥")
     counts = [
         f"{sum(run.comparison == lies for run in runs)} {lies}"
@@ -53,7 +53,7 @@ def _rivals(run: Scaled) -> str:
     """What the comparison of the rules shows, in a sentence."""
     own, *others = (str(rule) for rule in run.scaling["rule"].values)
     nearer = {rival: float(np.mean(_further(run, own, rival))) for rival in others}
-    told = ", ".join(f"than {spaced(rival)} in {share:.0%}" for rival, share in nearer.items())
+    rivals = ", ".join(f"than {spaced(rival)} in {share:.0%}" for rival, share in nearer.items())
     reached = ", ".join(
         f"{spaced(name)} {reach_text(run.scaling.sel(rule=own, observable=name))}"
         for name in run.observables
@@ -62,7 +62,7 @@ def _rivals(run: Scaled) -> str:
     ahead = f" So a rival that does not keep the SDE is nearer here: {', '.join(better)}."
     return (
         f"{run.title}: the rule '{spaced(own)}' holds for {reached}. As measured it is nearer to "
-        f"the run {told} of all factors and observables.{ahead if better else ''}"
+        f"the run {rivals} of all factors and observables.{ahead if better else ''}"
     )
 
 
@@ -103,16 +103,16 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
     """Predicted limit and found factor, a row each."""
     rows = []
     for number, run in enumerate(runs, 1):
-        told = run.prediction
-        ratio = [float(told[f"noise_to_signal{end}"]) for end in ("", "_low", "_high")]
+        prediction = run.prediction
+        ratio = [float(prediction[f"noise_to_signal{end}"]) for end in ("", "_low", "_high")]
         rows.append(
             (
                 Cell(f"{number}. {run.title}"),
                 Cell(spaced(run.rule)),
                 Cell(factor_text(ratio[0], ratio[1], ratio[2]), "number"),
-                Cell(str(told["sde_condition"].item())),
+                Cell(str(prediction["sde_condition"].item())),
                 Cell(factor_text(*run.predicted), "number"),
-                Cell(_other_limit(told), "number"),
+                Cell(_other_limit(prediction), "number"),
                 Cell(factor_text(*run.found, run.largest_tested), "number"),
                 Cell(_SHORT[run.comparison]),
             )
@@ -138,8 +138,8 @@ def prediction_table(runs: Sequence[Scaled]) -> Table:
     )
 
 
-def _other_limit(told: xr.Dataset) -> str:
-    hyper, data = float(told["hyperparameter_limit"]), float(told["data_limit"])
+def _other_limit(prediction: xr.Dataset) -> str:
+    hyper, data = float(prediction["hyperparameter_limit"]), float(prediction["data_limit"])
     least = min(hyper, data)
     if math.isinf(least):
         return "none"
