@@ -97,6 +97,8 @@ from sdeverify.optimizers.ladders import Ladder as Ladder
 from sdeverify.optimizers.ladders import LearningRates as LearningRates
 from sdeverify.optimizers.ladders import SvagLevels as SvagLevels
 from sdeverify.optimizers.ladders import svag as svag
+from sdeverify.optimizers.rules import BatchRule as BatchRule
+from sdeverify.optimizers.rules import Change as Change
 from sdeverify.optimizers.start import (
     start_from_torch as start_from_torch,
 )

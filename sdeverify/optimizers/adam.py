@@ -73,14 +73,8 @@ class Adam(Adaptive):
 
     @property
     def hyperparameters(self) -> dict[str, PerParameter]:
-        return {
-            "lr": self.learning_rate,
-            "beta1": self.beta1,
-            "beta2": self.beta2,
-            "eps": self.epsilon,
-            "weight_decay": self.weight_decay,
-            "decoupled_weight_decay": self.decoupled_weight_decay,
-        }
+        decay = {"decoupled_weight_decay": self.decoupled_weight_decay}
+        return {**super().hyperparameters, **decay}
 
     @property
     def decay0(self) -> PerParameter:

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import torch
 
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import Optimizer, in_range, zeros_beside
+from sdeverify.optimizers.optimizer import Optimizer, in_range
 from sdeverify.optimizers.rules import LinearRule, SquareRootRule, Unscaled
 
 
@@ -73,9 +73,6 @@ class Adaptive(Optimizer, ABC):
         slower = {name: 1 - (1 - getattr(self, name)) * shrink for name in self.betas}
         finer = self.refinement / shrink
         return replace(self, learning_rate=learning_rate, refinement=finer, **slower)
-
-    def init(self, theta: Parameters) -> dict[str, Tensor]:
-        return zeros_beside(theta, self.components)
 
     def regularised(self, y: Components, gradient: Tensor) -> Tensor:
         """The gradient of the loss with coupled weight decay."""

@@ -96,13 +96,15 @@ class Optimizer(ABC):
         return self.name
 
     @property
-    @abstractmethod
     def hyperparameters(self) -> dict[str, PerParameter]:
-        """All hyperparameters by torch's names."""
+        """All hyperparameters by torch's names; by default those of `options`."""
+        named = {o if isinstance(o, str) else name: name for name, o in self.options.items()}
+        own = {option: getattr(self, name) for option, name in named.items()}
+        return {"lr": self.learning_rate, **own}
 
-    @abstractmethod
     def init(self, theta: Parameters) -> dict[str, Tensor]:
         """The state that torch starts from: theta and zero buffers."""
+        return {n: theta if n == "theta" else torch.zeros_like(theta) for n in self.components}
 
     @abstractmethod
     def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
@@ -118,13 +120,13 @@ class Optimizer(ABC):
         if "step" in vars(cls) and "advance" not in vars(cls):
             cls.advance = Optimizer.advance  # type: ignore[method-assign]
 
-    @abstractmethod
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
-        """The state before own step k in the SDE's coordinates."""
+        """The state before own step k in the SDE's coordinates; by default its own."""
+        return State(k / self.refinement, **y)
 
-    @abstractmethod
     def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
         """The inverse of `to_sde`."""
+        return only(state.components, self.sde_components, self.name)
 
     def sde(self, oracle: GradientOracle, *args: Any, **options: Any) -> GradientSDE:
         """Its first-order SDE with the constants of this run.
@@ -251,11 +253,6 @@ def in_range(
         raise InvalidInputError(
             f"{optimizer.name}: {name} must lie in [{low:g}, {high:g}{end}; got {value}."
         )
-
-
-def zeros_beside(theta: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """theta with zero buffers for the other names."""
-    return {n: theta if n == "theta" else theta.new_zeros(theta.shape) for n in names}
 
 
 def only(components: Mapping[str, Tensor], names: tuple[str, ...], who: str) -> dict[str, Tensor]:

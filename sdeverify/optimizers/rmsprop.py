@@ -54,13 +54,7 @@ class RMSprop(Adaptive):
 
     @property
     def hyperparameters(self) -> dict[str, PerParameter]:
-        return {
-            "lr": self.learning_rate,
-            "alpha": self.beta,
-            "eps": self.epsilon,
-            "weight_decay": self.weight_decay,
-            "old_v": self.old_v,
-        }
+        return {**super().hyperparameters, "old_v": self.old_v}
 
     def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)

@@ -14,7 +14,7 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only, zeros_beside
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
 from sdeverify.optimizers.rules import Change, LinearRule, MomentumRule, Unscaled
 from sdeverify.sdes.sgd import SGDFirstOrder
 from sdeverify.sdes.sgd_momentum import SGDMomentumSDE
@@ -62,13 +62,6 @@ class SGD(_GradientDescent):
     def time_per_step(self) -> float:
         return self.learning_rate
 
-    @property
-    def hyperparameters(self) -> dict[str, PerParameter]:
-        return {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-
-    def init(self, theta: Parameters) -> dict[str, Tensor]:
-        return {"theta": theta}
-
     def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         return {"theta": descend(y["theta"], self.regularised(y, gradient), self.rate(k))}
 
@@ -80,12 +73,6 @@ class SGD(_GradientDescent):
             self.weight_decay,
             learning_rate_ratio=self.learning_rate_ratio,
         )
-
-    def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
-        return State(k / self.refinement, theta=y["theta"])
-
-    def from_sde(self, state: State, oracle: GradientOracle) -> dict[str, Tensor]:
-        return only(state.components, ("theta",), self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +129,6 @@ class SGDMomentum(_GradientDescent):
     def friction(self) -> PerParameter:
         """gamma = (1 - mu)/h, held fixed along every ladder."""
         return (1 - self.momentum) / self.time_per_step
-
-    @property
-    def hyperparameters(self) -> dict[str, PerParameter]:
-        return {
-            "lr": self.learning_rate,
-            "momentum": self.momentum,
-            "dampening": self.dampening,
-            "nesterov": self.nesterov,
-            "weight_decay": self.weight_decay,
-        }
-
-    def init(self, theta: Parameters) -> dict[str, Tensor]:
-        return zeros_beside(theta, self.components)
 
     def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
         g = self.regularised(y, gradient)

@@ -39,10 +39,6 @@ class AdamSDE(AdaptiveSDE):
     def model(self) -> str:
         return "Adam"
 
-    @property
-    def constants(self) -> Mapping[str, PerParameter]:
-        return {**self.shared_constants, "c1": self.c1, "decay0": self.decay0}
-
     def direction(self, t: Time, y: Components) -> Tensor:
         """d theta/dt."""
         if not isinstance(t, Tensor) and not t > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdeverify.base.shapes import PerParameter, Tensor
@@ -52,17 +51,6 @@ class AdaptiveSDE(GradientSDE, ABC):
         if self.signal:
             target = variance + self.signal * (mean + self.decay(y)).square()
         return (target - y["u"]).mul_(self.c2)
-
-    @property
-    def shared_constants(self) -> Mapping[str, PerParameter]:
-        """The constants that both have."""
-        return {
-            "sigma0": self.sigma0,
-            "epsilon0": self.epsilon0,
-            "c2": self.c2,
-            "weight_decay": self.weight_decay,
-            "signal": self.signal,
-        }
 
     @property
     def explained_constants(self) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.base.state import Components, Time
 from sdeverify.sdes.adaptive import AdaptiveSDE
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text
@@ -25,10 +25,6 @@ class RMSpropSDE(AdaptiveSDE):
     @property
     def model(self) -> str:
         return "RMSprop"
-
-    @property
-    def constants(self) -> Mapping[str, PerParameter]:
-        return self.shared_constants
 
     def descent(self, t: Time, y: Components, gradient: Tensor) -> Tensor:
         """-(ratio/P) gradient."""

@@ -16,7 +16,7 @@ from sdeverify.base.state import Components, Time, pack, unpack
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.covariance import GradientValues
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.sdes.description import Description
+from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, constant_text
 
 
 class SDE(ABC):
@@ -151,9 +151,27 @@ class GradientSDE(SDE):
         return cls(**{constant.name: getattr(own, constant.name) for constant in fields(own)})
 
     @property
-    @abstractmethod
     def constants(self) -> Mapping[str, PerParameter]:
-        """The numbers in the equation, without the clock; equal constants mean the same SDE."""
+        """The numbers in the equation, without the clock; equal constants mean the same SDE.
+
+        By default the fields that the class adds.
+        """
+        general = {f.name for f in fields(GradientSDE)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in general}
+
+    @property
+    def description(self) -> Description:
+        """The SDE in words and formulas; by default its general form."""
+        return Description(
+            name=type(self).__name__,
+            equations=(r"dy &= \mathrm{rest}(t,y)\,dt+\mathrm{inject}(t,y)\,dG",),
+            constants={name: (constant_text(value), "") for name, value in self.constants.items()},
+            clock=clock_text("t = k h", self.time_per_level1_step),
+            noise=self.oracle.noise.describe(self.oracle.problem),
+            assumptions=(SMOOTH, INDEPENDENT),
+            claim=f"weak order {self.claimed_order:g}",
+            source=f"{type(self).__module__}.{type(self).__name__}",
+        )
 
     @final
     def ratio(self, t: Time) -> PerParameter:

@@ -35,10 +35,6 @@ class SGDFirstOrder(GradientSDE):
     def intensity(self) -> float:
         return math.sqrt(self.temperature)
 
-    @property
-    def constants(self) -> Mapping[str, PerParameter]:
-        return {"temperature": self.temperature, "weight_decay": self.weight_decay}
-
     def rest(
         self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
@@ -51,7 +47,7 @@ class SGDFirstOrder(GradientSDE):
 
     @property
     def description(self) -> Description:
-        decay = self.constants["weight_decay"]
+        decay = self.weight_decay
         drift = r"\nabla f(\theta)"
         extra: dict[str, tuple[str, str]] = {}
         if isinstance(decay, Tensor) or decay != 0:
@@ -109,10 +105,6 @@ class SGDSecondOrder(GradientSDE):
     @property
     def intensity(self) -> float:
         return math.sqrt(self.temperature)
-
-    @property
-    def constants(self) -> Mapping[str, PerParameter]:
-        return {"temperature": self.temperature, "learning_rate": self.learning_rate}
 
     def rest(
         self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None

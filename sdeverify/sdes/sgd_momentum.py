@@ -39,14 +39,6 @@ class SGDMomentumSDE(GradientSDE):
     def intensity(self) -> float:
         return math.sqrt(self.temperature)
 
-    @property
-    def constants(self) -> Mapping[str, PerParameter]:
-        return {
-            "temperature": self.temperature,
-            "friction": self.friction,
-            "weight_decay": self.weight_decay,
-        }
-
     def rest(
         self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
