@@ -10,16 +10,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedParameter
+from torch.utils.data import DataLoader, Dataset
 
 from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
-from sdeverify.problems.gradients.functional import FunctionalModel
 from sdeverify.problems.gradients.losses import PerSampleLoss
 from sdeverify.problems.gradients.parameters import NO_PARAMETERS, ParameterLayout
 from sdeverify.problems.gradients.samples import Samples
 
-PROBE = 3
-"""Samples that the trial evaluation looks at."""
+MOST_NAMED = 3
+"""Layers that a refusal names of one kind."""
 
 
 def check_modules(net: nn.Module) -> None:
@@ -28,13 +28,18 @@ def check_modules(net: nn.Module) -> None:
     Raises:
         UnsupportedError: names each culprit by its path in the net, with the remedy.
     """
-    found = [
-        f"{path or 'net'}: {type(module).__name__} {reason}"
-        for path, module in _paths(net)
-        if (reason := _objection(module))
-    ]
-    if found:
-        raise UnsupportedError("this net is not supported.\n  " + "\n  ".join(found))
+    culprits: dict[str, list[str]] = {}
+    for path, module in _paths(net):
+        if reason := _objection(module):
+            culprits.setdefault(f"{type(module).__name__} {reason}", []).append(path or "net")
+    if culprits:
+        lines = [f"{_listed(paths)}: {reason}" for reason, paths in culprits.items()]
+        raise UnsupportedError("this net is not supported.\n  " + "\n  ".join(lines))
+
+
+def _listed(paths: list[str]) -> str:
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(paths[:MOST_NAMED]) + more
 
 
 def _paths(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -53,16 +58,27 @@ def _objection(module: nn.Module) -> str | None:
         )
     if isinstance(module, nn.RReLU) and module.training:
         return "in train mode is random. Use nn.LeakyReLU, or net.eval()."
-    if isinstance(module, nn.GRU):
-        return (
-            "cannot be differentiated sample by sample (torch.func has no rule for it). "
-            "Use nn.LSTM, or a loop over nn.GRUCell."
-        )
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return _embedding_objection(module)
     rate = _dropout_rate(module)
     if module.training and rate > 0:
         return (
             f"with dropout {rate:g} in train mode makes the loss random. "
             "Set its dropout to 0, or net.eval()."
+        )
+    return None
+
+
+def _embedding_objection(module: nn.Embedding | nn.EmbeddingBag) -> str | None:
+    if module.max_norm is not None:
+        return (
+            "with max_norm rescales its rows in every forward pass, a step besides the "
+            "optimizer's. Use max_norm=None."
+        )
+    if module.scale_grad_by_freq:
+        return (
+            "with scale_grad_by_freq divides its gradient by counts in the batch, so it is not a "
+            "mean over samples. Use scale_grad_by_freq=False."
         )
     return None
 
@@ -114,8 +130,7 @@ def check_samples(samples: Samples) -> None:
     for name, value in named.items():
         if not isinstance(value, Tensor):
             raise InvalidInputError(
-                f"{name} must be a torch.Tensor; got {type(value).__name__}. "
-                "Use torch.as_tensor(...)."
+                f"{name} must be a torch.Tensor; got {type(value).__name__}. {_as_tensor(value)}"
             )
         if value.dim() == 0:
             raise InvalidInputError(
@@ -135,6 +150,18 @@ def check_samples(samples: Samples) -> None:
     check_finite(named)
 
 
+def _as_tensor(value: object) -> str:
+    """How to make a tensor of what came in its place."""
+    if isinstance(value, DataLoader | Dataset):
+        return (
+            "All samples are wanted at once: inputs, targets = map(torch.stack, zip(*dataset)) for "
+            "a dataset of pairs of tensors, as a DataLoader's .dataset is."
+        )
+    if isinstance(value, list):
+        return "Use torch.as_tensor(...), or a tuple where the net takes several inputs."
+    return "Use torch.as_tensor(...)."
+
+
 def check_finite(named: Mapping[str, Tensor]) -> None:
     """Refuses NaN and infinity."""
     for name, value in named.items():
@@ -145,113 +172,13 @@ def check_finite(named: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_loss_setting(loss: PerSampleLoss) -> None:
-    """Refuses a loss object that reduces, or that has parameters of its own."""
-    settings = getattr(loss, "keywords", None) or {}
-    reduction = settings.get("reduction", getattr(loss, "reduction", "none"))
-    if reduction != "none":
-        name = type(loss).__name__
-        raise UnsupportedError(_reduced(name, f"has reduction='{reduction}'"))
+def check_loss_parameters(loss: PerSampleLoss) -> None:
+    """Refuses a loss object that has parameters of its own, or the net's."""
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
         raise UnsupportedError(
-            f"{type(loss).__name__} has trainable parameters of its own. Put them into the net, "
-            "and let loss(outputs, targets) have none."
-        )
-
-
-def _reduced(name: str, what: str) -> str:
-    return (
-        f'the loss {name} {what}; one value a sample is wanted. Use reduction="none", as in '
-        'nn.CrossEntropyLoss(reduction="none"): sdeverify takes the mean itself.'
-    )
-
-
-def trial_outputs(model: FunctionalModel, theta: Tensor, samples: Samples) -> Tensor:
-    """Evaluates the first samples and checks outputs, losses and buffers.
-
-    Returns:
-        The net's outputs on them.
-
-    Raises:
-        InvalidInputError: the net does not take these inputs.
-        UnsupportedError: a reduced loss, another shape than one value a sample, a random net, a net
-            that changes its buffers, or samples that depend on each other.
-    """
-    count = min(PROBE, samples.count)
-    data = samples.first(count)
-    parameters = model.layout.unflatten(theta)
-    before = {name: value.clone() for name, value in model.fixed.items()}
-    with torch.no_grad():
-        try:
-            outputs = model.outputs(parameters, data)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise InvalidInputError(_rejected(model, samples, error)) from error
-        if not isinstance(outputs, Tensor):
-            raise UnsupportedError(
-                f"the net returns a {type(outputs).__name__}; a tensor is wanted. Wrap the net in "
-                "a module whose forward returns the one tensor that the loss needs."
-            )
-        try:
-            losses = model.loss(outputs, data.targets)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise InvalidInputError(
-                f"the loss fails on outputs of shape {tuple(outputs.shape)} and targets of shape "
-                f"{tuple(data.targets.shape)}, {data.targets.dtype}: {error}"
-            ) from error
-        _check_loss_shape(model.loss, losses, count)
-        _check_buffers(model, before)
-        alone = [
-            model.losses(parameters, data.map(lambda x, i=i: x[i : i + 1]))  # type: ignore[misc]
-            for i in range(count)
-        ]
-    _check_independent(losses, torch.cat([x.reshape(-1)[:1] for x in alone]))
-    return outputs
-
-
-def _rejected(model: FunctionalModel, samples: Samples, error: Exception) -> str:
-    named = samples.data.tensors()
-    shapes = ", ".join(
-        f"{name}: {tuple(x.shape)}, {x.dtype}" for name, x in named.items() if name != "targets"
-    )
-    message = f"{type(model.net).__name__} does not take these inputs ({shapes}): {error}."
-    whole = [n for n, x in named.items() if n != "targets" and not x.is_floating_point()]
-    if whole:
-        message += f" Where floating-point numbers are wanted, pass {whole[0]}.float()."
-    return message
-
-
-def _check_loss_shape(loss: PerSampleLoss, losses: Tensor, count: int) -> None:
-    name = getattr(loss, "__name__", type(loss).__name__)
-    if losses.dim() == 0:
-        raise UnsupportedError(_reduced(name, "is already reduced to a single number"))
-    if tuple(losses.shape) != (count,):
-        raise UnsupportedError(
-            f"the loss {name} returns shape {tuple(losses.shape)} for {count} samples; one value a "
-            f"sample, ({count},), is wanted. Sum or average over the other dimensions: "
-            "loss(outputs, targets).flatten(1).mean(1)."
-        )
-
-
-def _check_buffers(model: FunctionalModel, before: Mapping[str, Tensor]) -> None:
-    for name, value in model.fixed.items():
-        if not torch.equal(value, before[name]):
-            raise UnsupportedError(
-                f"net.{name} changes at every pass in train mode, so the loss is no function of "
-                "the parameters alone. Use net.eval()."
-            )
-
-
-def _check_independent(together: Tensor, alone: Tensor) -> None:
-    """A sample's loss must be the same alone, and evaluated again."""
-    tolerance = torch.finfo(together.dtype).eps ** 0.5
-    off = (together - alone).abs() > tolerance * (1 + together.abs())
-    if bool(off.any()):
-        i = int(off.nonzero()[0])
-        raise UnsupportedError(
-            f"the loss of sample {i} is {float(together[i]):.6g} in a batch and "
-            f"{float(alone[i]):.6g} alone: the net is random, or ties the samples of a batch "
-            "together (normalisation over the batch, or a recurrent layer that needs "
-            "batch_first=True). The first dimension of the inputs must be the sample."
+            f"{type(loss).__name__} has trainable parameters, which would be constants here. Put "
+            "them into the net, which then returns what the loss needs of them, and let "
+            "loss(outputs, targets) have none."
         )
 
 

@@ -10,12 +10,11 @@ from sdeverify.base.devices import check_device
 from sdeverify.base.shapes import Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.problems.checks import (
-    check_loss_setting,
+    check_loss_parameters,
     check_modules,
     check_parameters,
     check_samples,
 )
-from sdeverify.problems.gradients.functional import private_copy
 from sdeverify.problems.gradients.losses import PerSampleLoss
 from sdeverify.problems.gradients.parameters import (
     ParameterLayout,
@@ -63,15 +62,16 @@ def problem_from_module(
         InvalidInputError: data or parameters that do not fit together or are not finite.
     """
     check_device(device)
+    net = _unwrapped(net)
     check_modules(net)
     layout = ParameterLayout.of(net)
     check_parameters(net, layout)
-    check_loss_setting(loss)
+    check_loss_parameters(loss)
     samples = Samples.of(inputs, targets)
     check_samples(samples)
     first = next(iter(layout.live.values()))
     return ModuleProblem.assemble(
-        private_copy(net),
+        net,
         layout,
         samples,
         loss,
@@ -81,6 +81,14 @@ def problem_from_module(
         memory=None if memory is None else memory_budget(memory),
         compiled=compiled,
     )
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """The net itself, where it came from `torch.compile` or is spread over devices."""
+    if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        net = net.module
+    own = getattr(net, "_orig_mod", net)
+    return own if isinstance(own, nn.Module) else net
 
 
 def _common_dtype(layout: ParameterLayout) -> torch.dtype:

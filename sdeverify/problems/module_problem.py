@@ -24,11 +24,18 @@ from sdeverify.base.shapes import (
     Weights,
 )
 from sdeverify.errors import UnsupportedError
-from sdeverify.problems.checks import check_ensemble, trial_outputs
+from sdeverify.problems.checks import check_ensemble
 from sdeverify.problems.gradients.chunks import Chunks, Cost
-from sdeverify.problems.gradients.functional import FunctionalModel, fixed_values, saved_bytes
+from sdeverify.problems.gradients.functional import (
+    FunctionalModel,
+    convolution_weights,
+    copy_of,
+    fixed_values,
+    private_copy,
+)
 from sdeverify.problems.gradients.general import General
 from sdeverify.problems.gradients.kernels import Kernel, Sums
+from sdeverify.problems.gradients.loop import Loop
 from sdeverify.problems.gradients.losses import PerSampleLoss, fast_loss
 from sdeverify.problems.gradients.microbatches import Microbatches
 from sdeverify.problems.gradients.parameters import ParameterLayout
@@ -36,14 +43,20 @@ from sdeverify.problems.gradients.samples import Batch, Samples
 from sdeverify.problems.gradients.selection import gradient_kernel, moments_kernel
 from sdeverify.problems.gradients.within_step import WithinStep
 from sdeverify.problems.problem import Problem, WeightedMoments
+from sdeverify.problems.reduction import setting
+from sdeverify.problems.trial import LOOKED_AT, Trial
+
+PROBE = 6
+"""Samples on which fast forms are compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModuleProblem(Problem):
     """A net's loss on its data, for ensembles of parameter vectors; see `problem_from_module`.
 
     Args:
-        model: net and loss as functions of the parameters.
+        general: gradients in the form that the trial chose; right for this net and loss.
+        loop: the same by plain torch, on an unchanged copy of the net.
         data: all samples.
         loss_function: the loss as it was given.
         reference: the net's parameters when the problem was made.
@@ -51,7 +64,8 @@ class ModuleProblem(Problem):
         compiled: whether gradients and moments are compiled.
     """
 
-    model: FunctionalModel
+    general: General | Loop
+    loop: Loop
     data: Samples
     loss_function: PerSampleLoss
     reference: Vector
@@ -71,18 +85,42 @@ class ModuleProblem(Problem):
         memory: int | None,
         compiled: bool,
     ) -> ModuleProblem:
-        """The problem on its device, after a trial evaluation; `net` is kept, not copied."""
+        """The problem on its device, after a trial; `net` is copied."""
         if compiled:
             check_compiler(device)
         if not dtype.is_floating_point:
             raise UnsupportedError(f"dtype must be a floating-point type; got {dtype}.")
         data = samples.to(device, dtype)
         reference = reference.to(device, dtype)
-        moved = copy.deepcopy(loss).to(device, dtype) if isinstance(loss, nn.Module) else loss
-        model = FunctionalModel(net, layout, fixed_values(net, layout, device, dtype), moved, dtype)
-        chosen = fast_loss(moved, trial_outputs(model, reference, data), data.data.targets)
-        model = replace(model, loss=chosen)
-        return cls(model, data, loss, reference, Chunks.on(device, memory), compiled)
+        twin, moved = private_copy(net), loss
+        if isinstance(loss, nn.Module):
+            moved = copy.deepcopy(loss).to(device, dtype)
+        fixed = fixed_values(net, layout, device, dtype)
+        kernels = convolution_weights(net) if device.type == "cpu" else frozenset()
+        model = FunctionalModel(twin, layout, fixed, moved, dtype, kernels)
+        loop = Loop(model, copy_of(net).to(device, dtype), moved)
+        trial = Trial.of(loop, reference, data)
+        fast = replace(model, loss=fast_loss(moved, trial.outputs(), data.data.targets))
+        general = trial.form(General(fast))
+        compiled = compiled and general is not loop
+        chunks = Chunks.on(device, memory)
+        problem = cls(general, loop, data, loss, reference, chunks, compiled)
+        chosen = data.spread(LOOKED_AT)
+        losses = problem.losses(reference.unsqueeze(0), chosen.unsqueeze(0))
+        trial.check_finite(losses[0], chosen.tolist())
+        return problem
+
+    def __repr__(self) -> str:
+        return (
+            f"ModuleProblem({type(self.loop.net).__name__} of {self.dim:,} parameters, "
+            f"{self.samples:,} samples, {self.dtype} on {self.device}; gradients by "
+            f"{self.gradient_route}, second moments by {self.moments_route})"
+        )
+
+    @property
+    def model(self) -> FunctionalModel:
+        """Net and loss as functions of the parameters."""
+        return self.general.model
 
     @property
     def dim(self) -> int:  # type: ignore[override]
@@ -117,12 +155,12 @@ class ModuleProblem(Problem):
 
     @property
     def gradient_route(self) -> str:
-        """How weighted gradients are computed: "dense chain" or "autograd"."""
+        """How weighted gradients are computed: "dense chain", "autograd" or "loop"."""
         return self._gradient.name
 
     @property
     def moments_route(self) -> str:
-        """How second moments are computed: "dense chain", "layerwise" or "per sample"."""
+        """How second moments are computed: "dense chain", "layerwise", "per sample" or "loop"."""
         return self._moments.name
 
     def slices_of(self, parameters: Iterable[nn.Parameter]) -> list[slice]:
@@ -134,7 +172,7 @@ class ModuleProblem(Problem):
     ) -> ModuleProblem:
         """The same problem elsewhere, or in another precision."""
         return self.assemble(
-            self.model.net,
+            self.loop.net,
             self.model.layout,
             self.data,
             self.loss_function,
@@ -175,7 +213,7 @@ class ModuleProblem(Problem):
         with torch.no_grad():
             for replicas, part in self.chunks.cut(len(theta), n, self._cost):
                 batch = self.data.batch(indices, replicas, part)
-                out[replicas, part] = self._general.losses(theta[replicas], batch)
+                out[replicas, part] = self.general.losses(theta[replicas], batch)
         return out
 
     def outputs(self, theta: Parameters) -> Tensor:
@@ -185,7 +223,7 @@ class ModuleProblem(Problem):
         with torch.no_grad():
             for replicas, part in self.chunks.cut(len(theta), self.samples, self._cost):
                 batch = self.data.batch(None, replicas, part)
-                piece = self._general.outputs(theta[replicas], batch)
+                piece = self.general.outputs(theta[replicas], batch)
                 rows.setdefault(replicas.start, []).append(piece)
         return torch.cat([torch.cat(pieces, 1) for pieces in rows.values()])
 
@@ -200,6 +238,16 @@ class ModuleProblem(Problem):
             raise UnsupportedError(
                 "accuracy needs one class index a sample and outputs (sample, class); got targets "
                 f"{targets.dtype}, {tuple(targets.shape)}, outputs {tuple(outputs.shape[1:])}."
+            )
+        low, high = (int(x) for x in targets.aminmax())
+        classes = outputs.shape[-1]
+        ignored = bool((targets == setting(self.loss_function, "ignore_index", -1)).any())
+        if classes < 2 or low < 0 or high >= classes or ignored:
+            raise UnsupportedError(
+                "accuracy compares the largest of at least two outputs with a class from 0 to the "
+                f"number of outputs less 1, none of them ignored; got {classes} outputs and "
+                f"targets from {low} to {high}{', some ignored' if ignored else ''}. Write an "
+                "Observable of your own from problem.outputs(theta)."
             )
         return (outputs.argmax(-1) == targets).to(self.dtype).mean(-1)
 
@@ -239,10 +287,10 @@ class ModuleProblem(Problem):
     ) -> SampleGradients:
         n = self._check(theta, None, indices)
         out = theta.new_empty((len(theta), n, self.dim))
-        cost = self._general.moments.cost(self._saved, 1)
+        cost = self.general.moments.cost(self._saved, 1)
         for replicas, part in self.chunks.cut(len(theta), n, cost):
             batch = self.data.batch(indices, replicas, part)
-            out[replicas, part] = self._general.per_sample(theta[replicas], batch)
+            out[replicas, part] = self.general.per_sample(theta[replicas], batch)
         return out
 
     def squared_gradient_drift(self, theta: Parameters) -> Parameters:
@@ -252,7 +300,7 @@ class ModuleProblem(Problem):
         cost = Cost(2 * self._saved.replica, 4 * self._saved.sample)
         for replicas, part in self.chunks.cut(len(theta), n, cost):
             batch = self.data.batch(None, replicas, part)
-            out[replicas] += self._general.hessian_product(
+            out[replicas] += self.general.hessian_product(
                 theta[replicas], gradient[replicas], batch
             )
         return out.div_(n)
@@ -262,20 +310,16 @@ class ModuleProblem(Problem):
         return check_ensemble(self.dim, self.samples, self.dtype, theta, weights, indices)
 
     @cached_property
-    def _general(self) -> General:
-        return General(self.model)
-
-    @cached_property
     def _probe(self) -> Batch:
-        return Batch(self.data.first(min(3, self.samples)), True)
+        return Batch(self.data.at(self.data.spread(PROBE)), True)
 
     @cached_property
     def _gradient(self) -> Kernel:
-        return gradient_kernel(self._general, self.reference, self._probe)
+        return gradient_kernel(self.general, self.reference, self._probe)
 
     @cached_property
     def _moments(self) -> Kernel:
-        return moments_kernel(self._general, self.reference, self._probe)
+        return moments_kernel(self.general, self.reference, self._probe)
 
     @cached_property
     def _gradient_sums(self) -> Sums:
@@ -300,8 +344,8 @@ class ModuleProblem(Problem):
     def _saved(self) -> Cost:
         """Bytes of parameters' gradients, and of what autograd saves for each sample (measured)."""
         pair = self.data.first(1).map(lambda x: torch.cat([x, x]))
-        one = saved_bytes(self.model, self.reference, self.data.first(1))
-        two = saved_bytes(self.model, self.reference, pair)
+        one = self.general.saved(self.reference, self.data.first(1))
+        two = self.general.saved(self.reference, pair)
         each = max(two - one, 1) + self.data.bytes_per_sample
         return Cost(2 * self.dim * self.reference.element_size(), each)
 

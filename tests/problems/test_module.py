@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -235,9 +236,7 @@ def test_the_squared_gradient_drift_is_the_slope_of_half_the_squared_gradient(na
 def test_cutting_the_work_changes_nothing_but_rounding(name: str) -> None:
     _, problem, theta, _ = case(name)
     weights = torch.randn(3, SAMPLES, dtype=torch.float64)
-    cut = ModuleProblem(
-        problem.model, problem.data, problem.loss_function, problem.reference, Chunks(1, 1, 1)
-    )
+    cut = replace(problem, chunks=Chunks(1, 1, 1))
     assert cut.chunks.sizes(3, SAMPLES, cut._cost) == (1, 1)
     for got, want in (
         (cut.losses(theta), problem.losses(theta)),

@@ -13,12 +13,16 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from sdeverify.base.shapes import Float, Tensor
 from sdeverify.errors import UnsupportedError
 from sdeverify.problems.gradients.losses import PerSampleLoss
 from sdeverify.problems.gradients.parameters import ParameterLayout
 from sdeverify.problems.gradients.samples import Data
+
+NARROW = 8
+"""Strided 1 x 1 convolutions of fewer input channels keep their layout."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class FunctionalModel:
         fixed: frozen parameters and buffers.
         loss: one value a sample.
         dtype: of parameters and floating-point data.
+        kernels: the names of the convolutions' weights that have their channels last on a CPU.
     """
 
     net: nn.Module
@@ -38,6 +43,7 @@ class FunctionalModel:
     fixed: Mapping[str, Tensor]
     loss: PerSampleLoss
     dtype: torch.dtype
+    kernels: frozenset[str]
 
     def outputs(self, parameters: Mapping[str, Tensor], data: Data) -> Tensor:
         """net(inputs) on a batch, at parameters given by name."""
@@ -65,15 +71,6 @@ class FunctionalModel:
             else value
             for name, value in parameters.items()
         }
-
-    @cached_property
-    def kernels(self) -> frozenset[str]:
-        """The names of the weights of two-dimensional convolutions."""
-        return frozenset(
-            f"{path}.weight" if path else "weight"
-            for path, module in self.net.named_modules()
-            if type(module) is nn.Conv2d
-        )
 
     @cached_property
     def recurrent(self) -> bool:
@@ -107,24 +104,50 @@ def _without_onednn() -> Iterator[None]:
         torch.backends.mkldnn.enabled = before
 
 
+def convolution_weights(net: nn.Module) -> frozenset[str]:
+    """The names of the weights of two-dimensional convolutions, for `FunctionalModel.kernels`.
+
+    None where a strided 1 x 1 convolution has few input channels: oneDNN computes its gradient
+    wrongly, crashes or hangs where the channels are last (uxlfoundation/oneDNN 6035).
+    """
+    layers = {path: m for path, m in net.named_modules() if type(m) is nn.Conv2d}
+    narrow = (
+        m.in_channels < NARROW and m.kernel_size == (1, 1) and m.stride != (1, 1)
+        for m in layers.values()
+    )
+    if any(narrow):
+        return frozenset()
+    return frozenset(f"{path}.weight" if path else "weight" for path in layers)
+
+
+def copy_of(net: nn.Module) -> nn.Module:
+    """A copy of the net; what it remembers of an earlier pass is cut off from that pass's graph."""
+    held = [x for module in net.modules() for x in pytree.tree_leaves(vars(module))]
+    memo = {id(x): x.detach() for x in held if isinstance(x, Tensor) and not x.is_leaf}
+    try:
+        return copy.deepcopy(net, memo)
+    except Exception as error:
+        raise UnsupportedError(
+            f"{type(net).__name__} cannot be copied ({type(error).__name__}: {error}). Let it hold "
+            "nothing but modules, parameters, buffers and plain values: no open files, locks, "
+            "generators or activations of an earlier pass."
+        ) from error
+
+
 def private_copy(net: nn.Module) -> nn.Module:
     """A copy that computes the same function and is safe under `torch.func`.
 
-    In-place activations become out-of-place ones, and the fused inference kernels of transformer
-    layers in eval mode (which `vmap` does not cover) are switched off: such a layer is put in train
-    mode with its dropout set to 0, which is the same function.
+    In-place activations become out-of-place ones, gradients of embeddings dense ones, and the fused
+    inference kernels of transformer layers in eval mode (which `vmap` does not cover) are switched
+    off: such a layer is put in train mode with its dropout set to 0, which is the same function.
     """
-    try:
-        twin = copy.deepcopy(net)
-    except Exception as error:
-        raise UnsupportedError(
-            f"{type(net).__name__} cannot be copied ({error}). Where it uses "
-            "torch.nn.utils.weight_norm or spectral_norm, use torch.nn.utils.parametrizations."
-        ) from error
+    twin = copy_of(net)
     fused = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
     for module in list(twin.modules()):
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False
         if type(module) in fused and not module.training:
             module.training = True
             if isinstance(module, nn.MultiheadAttention):
@@ -146,15 +169,14 @@ def fixed_values(
     }
 
 
-def saved_bytes(model: FunctionalModel, theta: Tensor, data: Data) -> int:
-    """Bytes that a forward pass on `data` keeps for its backward pass, parameters included."""
+def saved_bytes(forward: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for its backward pass, parameters included."""
     kept: list[int] = []
 
     def note(x: Tensor) -> Tensor:
         kept.append(x.numel() * x.element_size())
         return x
 
-    leaves = {k: v.requires_grad_() for k, v in model.layout.unflatten(theta.detach()).items()}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        model.losses(leaves, data)
+        forward()
     return sum(kept)

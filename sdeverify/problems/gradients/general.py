@@ -8,8 +8,8 @@ import torch
 from torch.func import grad
 
 from sdeverify.base.cutting import PER_SAMPLE, SMALL_REPLICA
-from sdeverify.base.shapes import Float, Parameters, SampleGradients, Tensor, Weights
-from sdeverify.problems.gradients.functional import FunctionalModel
+from sdeverify.base.shapes import Float, Parameters, SampleGradients, Tensor, Vector, Weights
+from sdeverify.problems.gradients.functional import FunctionalModel, saved_bytes
 from sdeverify.problems.gradients.kernels import Kernel
 from sdeverify.problems.gradients.samples import Batch, Data
 from sdeverify.problems.problem import WeightedMoments
@@ -33,6 +33,12 @@ class General:
     def outputs(self, theta: Parameters, batch: Batch) -> Tensor:
         """net(inputs), shape `(replica, n, ...)`."""
         return self._forward(self.model.outputs, theta, batch)
+
+    def saved(self, theta: Vector, data: Data) -> int:
+        """Bytes that a forward pass keeps for its backward pass, parameters included."""
+        parameters = self.model.layout.unflatten(theta.detach())
+        leaves = {name: value.requires_grad_() for name, value in parameters.items()}
+        return saved_bytes(lambda: self.model.losses(leaves, data))
 
     def _forward(
         self, function: Callable[[dict[str, Tensor], Data], Tensor], theta: Tensor, batch: Batch

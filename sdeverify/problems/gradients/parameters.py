@@ -77,7 +77,8 @@ class ParameterLayout:
 
     def flatten(self, parameters: Mapping[str, Tensor], leading: int = 0) -> Tensor:
         """The inverse of `unflatten`, for tensors with `leading` dimensions before the shape."""
-        return torch.cat([parameters[name].flatten(leading) for name in self.names], -1)
+        rows = [parameters[name] for name in self.names]
+        return torch.cat([x.reshape(*x.shape[:leading], -1) for x in rows], -1)
 
     def slices_of(self, parameters: Iterable[nn.Parameter]) -> list[slice]:
         """The part of theta that each of these live parameters fills, found by identity.

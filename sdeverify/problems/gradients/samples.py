@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from sdeverify.base.shapes import Indices, Tensor
+from sdeverify.base.shapes import Indices, Int, Tensor
 
 NetInputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """What a net is called with: `net(x)`, `net(*x)` or `net(**x)`."""
@@ -28,6 +29,11 @@ class Data(NamedTuple):
             {key: function(a) for key, a in self.kwargs.items()},
             function(self.targets),
         )
+
+    def singles(self) -> list[Data]:
+        """Each sample as a batch of one."""
+        ways = [partial(torch.narrow, dim=0, start=i, length=1) for i in range(len(self.targets))]
+        return [self.map(way) for way in ways]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a name for messages."""
@@ -65,12 +71,10 @@ class Samples:
     @classmethod
     def of(cls, inputs: NetInputs, targets: Tensor) -> Samples:
         """Inputs and targets as they were given, detached."""
-        if isinstance(inputs, Tensor):
-            data = Data((inputs,), {}, targets)
-        elif isinstance(inputs, Mapping):
+        if isinstance(inputs, Mapping):
             data = Data((), dict(inputs), targets)
         else:
-            data = Data(tuple(inputs), {}, targets)
+            data = Data(tuple(inputs) if isinstance(inputs, tuple) else (inputs,), {}, targets)
         return cls(data.map(lambda x: x.detach() if isinstance(x, Tensor) else x))
 
     @property
@@ -86,6 +90,25 @@ class Samples:
     def first(self, count: int) -> Data:
         """The first samples."""
         return self.data.map(lambda x: x[:count])
+
+    def at(self, chosen: Tensor) -> Data:
+        """Copies of some samples."""
+        return self.data.map(partial(torch.index_select, dim=0, index=chosen))
+
+    def spread(self, count: int) -> Int[Tensor, " n"]:
+        """Some `count` samples from all over the data, and all over them sorted in several ways.
+
+        Among them are the samples of the least and the largest targets and inputs.
+        """
+        targets = self.data.targets.flatten(1 if self.data.targets.dim() > 1 else 0)
+        extremes = [targets.amax(1), targets.amin(1)] if targets.dim() == 2 else [targets]
+        sizes = [_size(x) for x in (*self.data.args, *self.data.kwargs.values())]
+        orders = [key.argsort(stable=True) for key in [*extremes, *sizes]]
+        orders.append(torch.arange(self.count, device=targets.device))
+        each = max(2, count // len(orders))
+        places = torch.linspace(0, self.count - 1, each).round().long().to(targets.device)
+        chosen: Tensor = torch.cat([order[places] for order in orders]).unique()
+        return chosen
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Samples:
         """On a device, floating-point tensors in `dtype`; integers stay integers."""
@@ -103,3 +126,10 @@ class Samples:
             self.data.map(lambda x: x.index_select(0, flat).view(*chosen.shape, *x.shape[1:])),
             False,
         )
+
+
+def _size(x: Tensor) -> Tensor:
+    """The sum of each sample's absolute values."""
+    rows = x.reshape(len(x), -1)
+    size: Tensor = torch.linalg.vector_norm(rows if x.is_floating_point() else rows.float(), 1, 1)
+    return size
