@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
+from sdeverify.analysis.datasets.identity import same_run
 from sdeverify.errors import InvalidInputError
 
 Array = NDArray[Any]
@@ -47,6 +48,7 @@ def ladder(
     """
     if len(errors) < 2:
         raise InvalidInputError(f"a ladder has two rungs or more, better five; got {len(errors)}")
+    same_run(errors)
     scale = _rung_coordinates(errors, coords)
     order = np.argsort(-scale["time_per_step"], kind="stable")
     rungs = [_plain(errors[i]) for i in order]

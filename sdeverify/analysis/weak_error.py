@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.bands import simultaneous_quantile
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
+from sdeverify.analysis.datasets.identity import IDENTITY, same_run
 from sdeverify.analysis.datasets.moments import (
     extrapolation_weights,
     pool_blocks,
@@ -53,11 +54,13 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
         levels take `last_term` for both, on either side: it bounds what is left cautiously.
 
     Raises:
-        InvalidInputError: not a chain and a path, values not finite, or axes that differ.
+        InvalidInputError: not a chain and a path, values not finite, axes that differ, or two
+            sides of different problems or starts.
     """
     confidence = confidence_level(confidence)
     check_chain(chain)
     check_path(path)
+    same_run([chain, path])
     path = _aligned(chain, path)
     ours, theirs = side_of(chain), side_of(path)
     random, covariance = difference(ours, theirs)
@@ -174,7 +177,8 @@ def _attrs(chain: xr.Dataset, path: xr.Dataset) -> dict[str, Any]:
     for side, ds in (("chain", chain), ("path", path)):
         attrs.update({f"{side}_{name}": value for name, value in ds.attrs.items()})
         attrs[f"{side}_id"] = str(ds.attrs.get("fingerprint", ""))
-    for name in ("name", "time_per_step", "time_per_level1_step", "level", "refinement"):
+    kept = ("name", "time_per_step", "time_per_level1_step", "level", "refinement")
+    for name in (*kept, IDENTITY, "dtype"):
         if name in chain.attrs:
             attrs[name] = chain.attrs[name]
     if "model" in path.attrs or "name" in path.attrs:
