@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdeverify.analysis.datasets.identity import IDENTITY
 from sdeverify.base.arguments import recorded_steps, whole, wholes
 from sdeverify.base.rng import Block, Streams, blocks_of
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.base.versions import versions
+from sdeverify.ensembles.identity import identity_of
 from sdeverify.ensembles.job import Job, Side
 from sdeverify.ensembles.memory import chain_footprint, path_footprint
 from sdeverify.ensembles.observables import Observable, checked_observables, measured
@@ -261,6 +263,7 @@ def _provenance(
     problem = oracle.problem
     point = start.expand(1).theta
     return {
+        IDENTITY: identity_of(problem, start),
         "seed": seed,
         "replicas": replicas,
         "block_size": block_size,

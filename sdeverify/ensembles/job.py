@@ -34,6 +34,9 @@ class Sink(Protocol):
 
     def save(self, block: int, result: BlockResult) -> None: ...
 
+    def check(self, job: Job) -> None:
+        """Refuses an ensemble that is not the one whose blocks these are."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -100,13 +103,21 @@ class Job:
             moments = cross_block_moments(values) if self.crossed else block_moments(values)
         return BlockResult(moments, values if keep else None)
 
+    def probe(self) -> NDArray[np.float64]:
+        """The values of the first two replicas, as they are within their block.
+
+        They are cheap beside a block and move with whatever moves a number: code, data, settings.
+        """
+        first = self.blocks[0]
+        return self._values(replace(first, last=min(2, first.size)))
+
     def _values(self, block: Block) -> NDArray[np.float64]:
         if self.footprint is None:
             return self.run_block(block)
         plan = self.footprint.plan(self.memory, block.size)
+        parts = [block] if block.wanted <= plan.replicas else block.parts(plan.replicas)
         with memory_limit(plan.gradients):
-            parts = [self.run_block(part) for part in block.parts(plan.replicas)]
-        return np.concatenate(parts)
+            return np.concatenate([self.run_block(part) for part in parts])
 
     def dataset(self, results: dict[int, BlockResult]) -> xr.Dataset:
         """The ensemble's dataset from all its blocks."""
@@ -160,7 +171,10 @@ def run_jobs(
     datasets = {}
     for name, job in jobs.items():
         sink = None if sinks is None else sinks.get(name)
-        results = {} if sink is None else sink.load()
+        results = {}
+        if sink is not None:
+            sink.check(job)
+            results = sink.load()
         done = sum(block.size for block in job.blocks if block.index in results)
         shown(name, done, job.replicas)
         for block in job.blocks:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from sdeverify.base.arguments import memory_budget, unknown_names, whole
+from sdeverify.base.rng import derived_seed
 from sdeverify.ensembles.job import Sink
 from sdeverify.ensembles.progress import Progress, progress_of, silent
 from sdeverify.errors import InvalidInputError
@@ -105,6 +106,10 @@ class Run:
     def of_size(self, replicas: int) -> Run:
         """The same for an ensemble of another size."""
         return replace(self, replicas=Run.checked(replicas=replicas).replicas)
+
+    def named(self, *key: str) -> Run:
+        """The options with a seed of their own, which follows from the seed and a name."""
+        return replace(self, seed=derived_seed(self.seed, *key))
 
     def at(self, place: int) -> Run:
         """The options of a call's ensemble number `place`: each has a seed of its own."""

@@ -159,7 +159,8 @@ class ScalingStudy:
         return jobs
 
     def _run(self, replicas: int) -> Run:
-        return Run.checked(replicas=replicas, seed=self.seed, block_size=self.block_size)
+        run = Run.checked(replicas=replicas, seed=self.seed, block_size=self.block_size)
+        return run.named(self.name)
 
     def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
         """The results: `scaling`, `prediction`, `equilibrium` for SGD with weight decay.

@@ -16,14 +16,23 @@ import zarr
 from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.axes import BLOCK, OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
+from sdeverify.analysis.datasets.identity import DOUBLE, IDENTITY, SINGLE, explained, moved
 from sdeverify.errors import StoreError
 from sdeverify.study.safe_files import refused, scratch
 
 if TYPE_CHECKING:
     from sdeverify.ensembles.job import Job
 
-FORMAT = 1
-"""Version of the layout; a group of another one is refused."""
+FORMAT = 2
+"""Version of the layout; a group of another one is refused.
+
+2: an identity among the settings, and the probe.
+"""
+
+PROBE = "probe"
+"""The first two replicas' values, by which a change of code is seen."""
+NOT_SMOOTH = 0.02
+"""What rounding may move of an observable that jumps, such as accuracy."""
 
 NUMBERS = ("block_count", "block_mean", "block_comoment", "block_values")
 """The arrays of a block's numbers; the last only where every replica's values are kept."""
@@ -47,6 +56,7 @@ class JobLayout:
     arrays: dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
     coordinates: dict[str, tuple[str, NDArray[Any]]]
     versions: str
+    job: Job
 
     @staticmethod
     def of(job: Job, keep_replicas: bool) -> JobLayout:
@@ -65,7 +75,7 @@ class JobLayout:
             dims["block_values"] = (BLOCK, "member", *a, STEP, OBSERVABLE)
         arrays = {name: (d, tuple(sizes[x] for x in d)) for name, d in dims.items()}
         versions = str(job.attrs.get("versions", ""))
-        return JobLayout(_settings(job, keep_replicas), arrays, coordinates, versions)
+        return JobLayout(_settings(job, keep_replicas), arrays, coordinates, versions, job)
 
     @property
     def nbytes(self) -> int:
@@ -99,6 +109,12 @@ class JobLayout:
                 fill_value=fill,
                 dimension_names=dims,
             )
+        probe = self.job.probe()
+        dims = ("probe_replica", *((SUBSTEPS,) if self.job.crossed else ()), STEP, OBSERVABLE)
+        kept = group.create_array(
+            PROBE, shape=probe.shape, chunks=probe.shape, dtype=probe.dtype, dimension_names=dims
+        )
+        kept[...] = probe
         for name, (dim, values) in self.coordinates.items():
             array = group.create_array(
                 name,
@@ -117,11 +133,15 @@ class JobLayout:
             }
         )
 
-    def open(self, place: Path, name: str) -> zarr.Group:
+    def open(self, place: Path, name: str, checked: bool = True) -> zarr.Group:
         """The group at `place`; one of fewer replicas is made larger, and its blocks are kept.
 
+        Args:
+            checked: whether the probe is computed again and compared.
+
         Raises:
-            StoreError: it is no group of this layout, or was made with other settings.
+            StoreError: it is no group of this layout, was made with other settings, or the first
+                two replicas are not what they were.
         """
         remedy = f"Use another folder for the results, or remove {place}."
         try:
@@ -136,11 +156,38 @@ class JobLayout:
                 f"{FORMAT}. {remedy}"
             )
         differences = _differences(stored, self.settings)
-        if differences and _grows(stored, self.settings):
-            self._grow(group, stored, place)
-        elif differences:
+        grows = bool(differences) and _grows(stored, self.settings)
+        if differences and not grows:
             raise StoreError(f"{place} holds {name} with other settings:\n{differences}\n{remedy}")
+        if checked:
+            self._compare(_member(group, PROBE), f"{place} holds {name}", remedy)
+        if grows:
+            self._grow(group, stored, place)
         return group
+
+    def differences(self, other: JobLayout) -> str:
+        """The settings in which another ensemble differs, a line each; empty where none does."""
+        return _differences(self.settings, other.settings)
+
+    def _compare(self, kept: zarr.Array[Any], what: str, remedy: str) -> None:
+        """Refuses a group whose first replicas come out differently now."""
+        before, now = np.asarray(kept[...]), self.job.probe()
+        size = np.nanmax(np.abs(before), axis=tuple(range(before.ndim - 1)), initial=0.0)
+        shares = [
+            _rounding(self.settings) if o.smooth else NOT_SMOOTH for o in self.job.observables
+        ]
+        off = np.abs(now - before) > np.asarray(shares) * size
+        off |= np.isnan(now) != np.isnan(before)
+        if not off.any():
+            return
+        place = tuple(int(i) for i in np.argwhere(off)[0])
+        observable, step = self.job.observables[place[-1]].name, self.job.steps[place[-2]]
+        raise StoreError(
+            f"{what} that this code does not compute any more: '{observable}' of the first replica "
+            f"{step:g} steps after the start was {before[place]:.6g} and is {now[place]:.6g}. "
+            "Model, data, loss, optimizer, SDE, noise or an observable was edited, and old and new "
+            f"blocks must not be mixed. {remedy}"
+        )
 
     def _grow(self, group: zarr.Group, stored: Mapping[str, Any], place: Path) -> None:
         """Makes room for more blocks: a smaller last block is dropped, the settings come last.
@@ -169,7 +216,7 @@ def _member(group: zarr.Group, name: str) -> zarr.Array[Any]:
 def _grows(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether the settings differ in nothing but a larger number of replicas, cut the same way."""
     count = {"replicas", "block_sizes"}
-    if {key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key)} - count:
+    if {key for key in {*stored, *wanted} if _differ(key, stored, wanted)} - count:
         return False
     before, now = _sizes(stored), _sizes(wanted)
     if len(before) > len(now) or sum(before) >= sum(now):
@@ -213,9 +260,27 @@ def _settings(job: Job, keep_replicas: bool) -> dict[str, Any]:
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return "\n".join(
         f"  {key}: {_short(stored.get(key))} there, {_short(wanted.get(key))} now"
+        if key != IDENTITY
+        else "  " + "; ".join(map(explained, _moved(stored, wanted)))
         for key in sorted({*stored, *wanted})
-        if stored.get(key) != wanted.get(key)
+        if _differ(key, stored, wanted)
     )
+
+
+def _differ(key: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a setting is another one; an identity may have moved by rounding."""
+    if key == IDENTITY and key in stored and key in wanted:
+        return bool(_moved(stored, wanted))
+    return bool(stored.get(key) != wanted.get(key))
+
+
+def _moved(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return moved(stored[IDENTITY], wanted[IDENTITY], _rounding(wanted))
+
+
+def _rounding(settings: Mapping[str, Any]) -> float:
+    """The share of a number that rounding may take in these settings' precision."""
+    return DOUBLE if settings.get("dtype", "float64") == "float64" else SINGLE
 
 
 def _runs(sizes: list[int]) -> list[list[int]]:

@@ -60,24 +60,29 @@ class Store:
             with tempfile.TemporaryFile(dir=self.path) as probe:
                 probe.write(b"sdeverify")
 
-    def sink(self, name: str, job: Job, keep_replicas: bool = False) -> StoredJob:
+    def sink(
+        self, name: str, job: Job, keep_replicas: bool = False, checked: bool = True
+    ) -> StoredJob:
         """Where the blocks of one ensemble go; made where it is not there yet.
 
         Args:
             name: the ensemble's name, e.g. "sgd-svag/chain_0".
             job: the ensemble.
             keep_replicas: also hold every replica's values.
+            checked: whether the first two replicas are computed again, to see that the code is
+                still that of the blocks that are there.
 
         Raises:
             StoreError: the directory cannot be written to or has too little space, or holds
-                this name with other settings, which are listed.
+                this name with other settings, which are listed, or by other code.
         """
         place = self._place(name)
         layout = JobLayout.of(job, keep_replicas)
         if not place.exists():
             self.prepare()
             layout.create(place)
-        return StoredJob(place, name, job, layout.open(place, name))
+            checked = False
+        return StoredJob(place, name, layout, layout.open(place, name, checked))
 
     def write_tree(self, tree: xr.DataTree) -> Path:
         """Saves assembled results, in the place of earlier ones.
@@ -124,12 +129,27 @@ class Store:
 class StoredJob:
     """One ensemble in a store; the `Sink` that `run_job` takes."""
 
-    def __init__(self, place: Path, name: str, job: Job, group: zarr.Group) -> None:
+    def __init__(self, place: Path, name: str, layout: JobLayout, group: zarr.Group) -> None:
         self.place = place
         self.name = name
-        self._position = {block.index: i for i, block in enumerate(job.blocks)}
+        self._layout = layout
+        self._position = {block.index: i for i, block in enumerate(layout.job.blocks)}
         self._numbers = [_array(group, n) for n in NUMBERS if n in group]
         self._done = _array(group, "done")
+
+    def check(self, job: Job) -> None:
+        """Refuses another ensemble than the one that this place was made for.
+
+        Raises:
+            StoreError: with the settings that differ.
+        """
+        keeps = bool(self._layout.settings["keep_replicas"])
+        differing = self._layout.differences(JobLayout.of(job, keeps))
+        if differing:
+            raise StoreError(
+                f"{self.place} is the place of {self.name} with other settings:\n{differing}\nMake "
+                "a sink for each ensemble."
+            )
 
     def done(self) -> set[int]:
         """The numbers of the blocks whose completion marker is set."""

@@ -102,7 +102,7 @@ class Study:
 def study_jobs(study: Study) -> dict[str, Job]:
     """All ensembles of a study, by name: chain_i, path_i, flow_i, and full_0 to confirm."""
     common = (study.start, study.steps, study.observables)
-    run = Run.checked(replicas=study.replicas, seed=study.seed)
+    run = Run.checked(replicas=study.replicas, seed=study.seed).named(study.name)
     jobs: dict[str, Job] = {}
     for i, rung in enumerate(study.rungs()):
         jobs[f"chain_{i}"] = chain_job(rung.optimizer, rung.oracle, *common, run.at(i))

@@ -53,8 +53,11 @@ class Computation:
     sinks: dict[str, StoredJob]
 
     @staticmethod
-    def of(request: Request) -> Computation:
+    def of(request: Request, checked: bool = True) -> Computation:
         """Builds the study and opens its store.
+
+        Args:
+            checked: see `Store.sink`; one process of all is enough.
 
         Raises:
             SdeverifyError: the study or the store is refused.
@@ -66,7 +69,8 @@ class Computation:
         jobs = {name: job.within(request.memory_of_one) for name, job in jobs.items()}
         store = Store(request.folder)
         store.prepare()
-        return Computation(store, jobs, {name: store.sink(name, job) for name, job in jobs.items()})
+        sinks = {name: store.sink(name, job, checked=checked) for name, job in jobs.items()}
+        return Computation(store, jobs, sinks)
 
     def tasks(self) -> list[tuple[str, Block]]:
         """All blocks, the longest first so that no worker is left with a long one at the end."""
@@ -121,7 +125,7 @@ def main(arguments: list[str]) -> int:
 
         try:
             with one_thread():
-                computation = Computation.of(request)
+                computation = Computation.of(request, checked=False)
                 claims = computation.claims(number, workers)
                 run_tasks(computation, claims, lambda name, n: tell(name=name, replicas=n))
         except SdeverifyError as error:

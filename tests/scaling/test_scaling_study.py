@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import sdeverify as sv
 from sdeverify.analysis.datasets.schema import chain_dataset
+from sdeverify.base.rng import derived_seed
 from sdeverify.cli.app import app
 from sdeverify.ensembles import measures
 from sdeverify.ensembles.job import run_job
@@ -237,6 +238,7 @@ def test_a_study_is_the_experiment_with_its_prediction(toy):
         steps=16,
         observables=study.watched,
         replicas=256,
+        seed=derived_seed(study.seed, study.name),
     )
     xr.testing.assert_equal(found, by_hand)
     assert study.watched[0].name == "loss" and len(study.watched) == 4

@@ -40,9 +40,10 @@ def same_run(datasets: Sequence[xr.Dataset]) -> None:
     """
     known = [ds.attrs for ds in datasets if ds.attrs.get(IDENTITY)]
     for other in known[1:]:
-        pair = (known[0], other)
-        wide = all(str(attrs.get("dtype", "float64")) == "float64" for attrs in pair)
-        differing = moved(*(str(a[IDENTITY]) for a in pair), DOUBLE if wide else SINGLE)
+        first = known[0]
+        wide = all(str(attrs.get("dtype", "float64")) == "float64" for attrs in (first, other))
+        tolerance = DOUBLE if wide else SINGLE
+        differing = moved(str(first[IDENTITY]), str(other[IDENTITY]), tolerance)
         if differing:
             raise InvalidInputError(
                 "these results are not of one run. They differ in "
