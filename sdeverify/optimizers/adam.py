@@ -10,6 +10,7 @@ import torch
 
 from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
+from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import (
     Adaptive,
@@ -17,6 +18,7 @@ from sdeverify.optimizers.adaptive import (
     noise_variance,
 )
 from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
+from sdeverify.optimizers.rules import Change
 from sdeverify.sdes.adam import AdamSDE
 
 
@@ -105,7 +107,20 @@ class Adam(Adaptive):
             theta = y["theta"].addcdiv_(m, divisor, value=-scale)
         return {"theta": theta, "m": m, "v": v}
 
+    @classmethod
+    def moved(cls, name: str, value: Any, change: Change) -> Any:
+        """As a rule moves it, but beta1 = 0, which is no memory, stays."""
+        if name == "beta1" and not isinstance(value, Tensor) and value == 0:
+            return value
+        return super().moved(name, value, change)
+
     def sde(self, oracle: GradientOracle, keep_signal: bool = False) -> AdamSDE:
+        if not isinstance(self.beta1, Tensor) and self.beta1 == 0:
+            raise UnsupportedError(
+                "Adam with beta1 = 0 has no memory of gradients: its limit is RMSprop's SDE with "
+                "bias correction, which is not offered. Once beta2^k is negligible its steps are "
+                "those of RMSprop with beta = beta2 and the same epsilon; use that, or beta1 > 0."
+            )
         return AdamSDE(
             oracle,
             self.time_per_level1_step,

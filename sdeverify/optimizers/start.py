@@ -103,7 +103,14 @@ def _step_of(
 ) -> int:
     """The number of optimizer steps so far."""
     states = (opt.state.get(p, {}) for p in binding.all_parameters)
-    counts = sorted({int(s["step"]) for s in states if "step" in s})
+    counted = sorted({float(s["step"]) for s in states if "step" in s})
+    if any(not count.is_integer() for count in counted):
+        raise InvalidInputError(
+            f"the optimizer's step counter is {counted}, not a whole number: it was scaled at a "
+            "step that is no multiple of kappa. Scale at a multiple, or start from the unscaled "
+            "optimizer and use scale, scale_state and scale_batch."
+        )
+    counts = [int(count) for count in counted]
     if len(counts) > 1:
         raise InvalidInputError(
             f"the parameters' step counters differ: {counts}. Some got no gradient in some steps; "

@@ -117,7 +117,9 @@ def _relaxations(optimizer: Optimizer | torch.optim.Optimizer) -> list[float]:
     """1 - beta for each beta (and 1 - mu), the largest over the parameters."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return relaxations_of(optimizer)
-    values = [getattr(optimizer, name) for name in optimizer.betas]
+    betas = {name: getattr(optimizer, name) for name in optimizer.betas}
+    half = Change(relaxation=0.5)
+    values = [v for name, v in betas.items() if optimizer.moved(name, v, half) is not v]
     return [1 - float(v.min()) if isinstance(v, Tensor) else 1 - v for v in values]
 
 

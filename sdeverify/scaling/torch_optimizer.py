@@ -21,7 +21,9 @@ def relaxations_of(opt: torch.optim.Optimizer) -> list[float]:
     """1 - beta for each beta (and 1 - mu) of each param group."""
     kind = kind_of(opt)
     groups = [values_of(kind, opt, group) for group in trained_groups(opt)]
-    return [1 - float(group[name]) for group in groups for name in kind.betas]
+    values = [(name, group[name]) for group in groups for name in kind.betas]
+    half = Change(relaxation=0.5)
+    return [1 - float(v) for name, v in values if kind.moved(name, v, half) is not v]
 
 
 def without_schedule(optimizer: torch.optim.Optimizer) -> None:

@@ -322,3 +322,23 @@ def test_scaling_and_svag_commute(problem):
         other = scale(other[0], 4), scale_batch(other[1], 4)
         assert one[1].scale == pytest.approx(other[1].scale)
         assert one[0].hyperparameters == pytest.approx(other[0].hyperparameters)
+
+
+def test_adam_without_a_memory_of_gradients_is_scaled_and_stays_without():
+    ours = scale(Adam(learning_rate=0.1, beta1=0.0, beta2=0.98), 4)
+    assert (ours.learning_rate, ours.beta1, ours.beta2) == pytest.approx((0.2, 0.0, 0.92))
+    live = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=0.1, betas=(0.0, 0.98))
+    for kappa, beta2 in ((4, 0.92), (0.25, 0.995)):
+        assert scale(live, kappa).param_groups[0]["betas"] == pytest.approx((0.0, beta2))
+    assert largest_kappa(live) == pytest.approx(50)
+
+
+def test_an_sde_of_adam_without_memory_is_refused(problem):
+    with pytest.raises(UnsupportedError, match="beta1 = 0 has no memory"):
+        derive(Adam(learning_rate=0.1, beta1=0.0), GradientOracle(problem, MinibatchNoise(4)))
+
+
+def test_a_live_optimizer_that_maximises_is_not_scaled():
+    live = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, maximize=True)
+    with pytest.raises(UnsupportedError, match="maximize=True"):
+        scale(live, 2)
