@@ -187,7 +187,7 @@ def effective_order(name: str) -> NDArray[Any]:
     cov = measured["error_covariance"].isel(step=-1).transpose("observable", "rung", "rung_bis")
     data, usable = whiten(step, truth[:, -1].T, cov.values, 1.0)
     assert usable.all()
-    return fit(data, 1, 1.0).order
+    return fit(data, 1.0).order
 
 
 @pytest.mark.parametrize("name", NAMES)

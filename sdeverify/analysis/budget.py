@@ -12,7 +12,7 @@ from scipy import stats
 from sdeverify.analysis.datasets.axes import STEP
 from sdeverify.analysis.limit import HALF_WIDTH, limits
 from sdeverify.analysis.order import DIMS, SIGNAL_LEVEL, default_steps
-from sdeverify.analysis.power_law import whiten
+from sdeverify.analysis.power_law import CURVATURE, whiten
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
 from sdeverify.analysis.verdict import SMALL_LIMIT
 from sdeverify.errors import InvalidInputError
@@ -27,15 +27,15 @@ STANDARD_ERRORS_OF_LIMIT = 4.0
 def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1) -> xr.Dataset:
     """How many replicas bring the order's standard error down to `target`, and the limit's.
 
-    The pilot fixes the amplitude a of `a s^p` at the claimed p; the Fisher information of (a, p),
-    or (a, p, b) at b = 0, then gives the standard error of p, which falls like 1/sqrt(replicas) if
-    both sides grow together. `0.15` leaves room for about three standard errors between a claim
-    and half an order less. The error's limit has to be known to a quarter of `SMALL_LIMIT` of the
-    coarsest error.
+    The pilot fixes the amplitude a of `a s^p (1 + b s)` at the claimed p and b = 0. The Fisher
+    information of (a, p, b), which grows with the replicas if both sides grow together, and that of
+    a plausible b (`power_law`), which does not, give the standard error of p. `0.15` leaves room
+    for about three standard errors between a claim and half an order less. The error's limit has
+    to be known to a quarter of `SMALL_LIMIT` of the coarsest error.
 
     Args:
         ladder: the pilot's errors, with at least `terms + 1` rungs.
-        terms: 2 for the room to fit a second term, which takes several times the replicas.
+        terms: 2 for a second term of any size, which takes more replicas.
 
     Returns:
         Over (observable, step): `factor` (of the pilot's replicas) for the order, `limit_factor`
@@ -73,9 +73,11 @@ def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1)
     p = float(ladder.attrs["claimed_order"])
     data, usable = whiten(s, error, covariance, 1.0)
     amplitude = data.project(np.full((len(error), 1), p), 1)[1][:, 0]
-    variance, share = _order_variance(data.step, p, terms, amplitude, covariance, path, usable)
+    information, share = _information(data.step, p, amplitude, covariance, path, usable)
+    plausible = CURVATURE**-2 if terms == 1 else 0.0
+    variance = _order_variance(information, np.ones(len(error)), plausible)
+    factor = _factor(information, target**2, plausible)
     signal = stats.chi2.sf(data.zero, rungs) < SIGNAL_LEVEL
-    factor = variance / target**2
     size = np.where(amplitude == 0, np.nan, np.abs(amplitude))
     limit = limits(data, size, p, SMALL_LIMIT)
     wanted = SMALL_LIMIT * size / STANDARD_ERRORS_OF_LIMIT
@@ -97,17 +99,37 @@ def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1)
     )
 
 
-def _order_variance(
-    x: Array, p: float, terms: int, amplitude: Array, covariance: Array, path: Array, usable: Array
+def _information(
+    x: Array, p: float, amplitude: Array, covariance: Array, path: Array, usable: Array
 ) -> tuple[Array, Array]:
-    """The variance of the estimated p, and the share of it that the paths cause."""
-    variance, share = np.full(len(amplitude), np.nan), np.full(len(amplitude), np.nan)
+    """The Fisher information of (a, p, b), b at the coarsest rung, and the paths' share in p."""
+    information, share = np.full((len(amplitude), 3, 3), np.nan), np.full(len(amplitude), np.nan)
     for i in np.nonzero(usable & (amplitude != 0))[0]:
-        columns = [x**p, amplitude[i] * x**p * np.log(x), x ** (p + 1.0)]
-        jacobian = np.stack(columns[: terms + 1], axis=1)
+        a = amplitude[i]
+        jacobian = np.stack([x**p, a * x**p * np.log(x), a * x ** (p + 1.0)], axis=1)
         weighted = np.linalg.solve(covariance[i], jacobian)
-        row = np.linalg.solve(jacobian.T @ weighted, weighted.T)[1]
+        information[i] = jacobian.T @ weighted
+        row = np.linalg.solve(information[i][:2, :2], weighted.T[:2])[1]
         of_path = covariance[i] - np.diag(np.diag(covariance[i])) + np.diag(path[i])
-        variance[i] = row @ covariance[i] @ row
-        share[i] = row @ of_path @ row / variance[i]
-    return variance, share
+        share[i] = row @ of_path @ row / (row @ covariance[i] @ row)
+    return information, share
+
+
+def _order_variance(information: Array, factor: Array, plausible: float) -> Array:
+    """The variance of p with `factor` times the pilot's replicas."""
+    total = factor[:, None, None] * information
+    total[:, 2, 2] += plausible
+    known = np.isfinite(total).all((1, 2))
+    inverse = np.linalg.pinv(np.where(known[:, None, None], total, np.eye(3)), hermitian=True)
+    return np.where(known, inverse[:, 1, 1], np.nan)
+
+
+def _factor(information: Array, variance: float, plausible: float) -> Array:
+    """The factor of the replicas that brings p's variance down to one that is wanted."""
+    low, high = np.full(len(information), -30.0), np.full(len(information), 60.0)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        enough = _order_variance(information, np.exp(middle), plausible) <= variance
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    known = np.isfinite(information).all((1, 2))
+    return np.where(known, np.exp(high), np.nan)

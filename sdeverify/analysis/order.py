@@ -3,16 +3,18 @@
 Signed errors are fitted in linear scale by generalised least squares with their full covariance
 (`power_law`). For each observable and step:
 
-1. A pure power `a s^p`, unless chi-squared rejects it at 5%; then `a s^p (1 + b s)`; where that is
-   rejected at 1%, the same beside a third term, unknown but no larger than the second at the
-   coarsest rung, which enters as a covariance. With three rungs the two terms fit exactly: an
-   interval remains, a test of the fit does not.
-2. A pure power alone refutes nothing: a curvature that chi-squared cannot see shifts its p. Where
-   it would refute, two terms must refute as well, and two terms beside the third as well; the
-   first of these that does not is the estimate instead.
+1. Two terms `a s^p (1 + b s)` of a plausible curvature (`power_law`). Where chi-squared rejects
+   them at 1%, two free terms; where it rejects those as well, the same beside a third term, unknown
+   but no larger than the second at the coarsest rung, which enters as a covariance. With three
+   rungs the free terms fit exactly: an interval remains, a test of the fit does not.
+2. A curvature that chi-squared cannot see shifts p. So where the plausible one would refute, two
+   free terms must refute as well, and two terms beside the third as well; where one of them does
+   not, the interval is the hull with its own, and the estimate stays unless that excludes it: two
+   free terms that do not identify an order do not give one.
 3. What the integrator's extrapolation may have left (`integrator_residual`), and the numerical
    error of an exact side, shift all errors up and down; the interval is the hull of the three
-   fits and every test takes the worst, so a residue near the weak error ends as inconclusive.
+   fits and every test takes the worst. Where it may exceed `LARGEST_RESIDUAL` of the finest rung's
+   error, or of two standard errors where these are larger, nothing is supported.
 4. No verdict without a signal: "no error at all" must be rejected at `SIGNAL_LEVEL`. None with
    fewer than three rungs or an unmeasured integrator bias. Where even two terms are rejected at
    1%, a refutation needs the interval, widened by chi-squared over its degrees of freedom, to end
@@ -26,6 +28,7 @@ Errors without sampling noise go to `exact_order` instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +39,14 @@ from scipy import stats
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.analysis.exact_order import ExactOrder, exact_order
 from sdeverify.analysis.limit import limit_columns, limits, share_of, third_term
-from sdeverify.analysis.power_law import INTERVAL_DROP, Fits, fit, local_slopes, whiten
+from sdeverify.analysis.power_law import (
+    INTERVAL_DROP,
+    Fits,
+    Whitened,
+    fit,
+    local_slopes,
+    whiten,
+)
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
 from sdeverify.analysis.verdict import (
     INCONCLUSIVE,
@@ -52,9 +62,9 @@ from sdeverify.errors import InvalidInputError
 Array = NDArray[Any]
 Columns = dict[str, Array]
 
-SELECTION_LEVEL = 0.05
 MISFIT_LEVEL = 0.01
 SIGNAL_LEVEL = 1e-3
+LARGEST_RESIDUAL = 0.5
 DIMS = (OBSERVABLE, STEP)
 
 
@@ -167,12 +177,13 @@ def _sampled_columns(
         shifted = error + sign * shift
         data, usable = whiten(s, shifted, covariance, spacing)
         wide, _ = whiten(s, shifted, covariance + third_term(data, claimed), spacing)
-        pure, two, third = fit(data, 1, claimed), fit(data, 2, claimed), fit(wide, 2, claimed)
-        fits.append(_selected(pure, two, third, claimed))
+        fits.append(_selected(data, wide, claimed))
         at_zero.append(limits(wide, np.abs(shifted[:, 0]), claimed, SMALL_LIMIT))
         signals.append(stats.chi2.sf(data.zero, len(s)))
     columns = {**_combined(fits, s[0], spacing), **limit_columns(at_zero)}
     columns["signal_p_value"] = np.max(signals, axis=0)
+    size = np.maximum(np.abs(error[:, -1]), 2 * np.sqrt(covariance[:, -1, -1]))
+    columns["residual_share"] = np.abs(shift[:, -1]) / np.where(size > 0, size, np.inf)
     judged = [
         _judge({k: v[i] for k, v in columns.items()}, claimed, len(s), usable[i], measured[i])
         for i in range(len(error))
@@ -183,7 +194,8 @@ def _sampled_columns(
         columns[name] = np.where(usable, columns[name], np.nan)
     small = columns.pop("small_limit_p_value")
     columns["support_p_value"] = np.maximum(columns["support_p_value"], small)
-    del columns["clear"]
+    for name in ("clear", "residual_share"):
+        del columns[name]
     return columns
 
 
@@ -193,19 +205,32 @@ _UNUSABLE = (
 )
 
 
-def _selected(pure: Fits, two: Fits, wide: Fits, claimed: float) -> Fits:
+def _selected(data: Whitened, wide: Whitened, claimed: float) -> Fits:
     """Rules 1 and 2: which of the models is the estimate, and the worst case for a refutation."""
-    if np.all(two.degrees_of_freedom < 0):
-        return pure
-    rejected = pure.p_value < SELECTION_LEVEL
-    misfit = (two.p_value < MISFIT_LEVEL) & (wide.p_value >= MISFIT_LEVEL)
-    selected = wide.where(misfit, two).where(rejected, pure)
+    selected = fit(data, claimed)
+    if len(data.step) < 3:
+        return selected
+    free, third = fit(data, claimed, free=True), fit(wide, claimed, free=True)
+    misfit = (free.p_value < MISFIT_LEVEL) & (third.p_value >= MISFIT_LEVEL)
+    selected = third.where(misfit, free).where(selected.p_value < MISFIT_LEVEL, selected)
     above = selected.above
-    for richer in (two, wide):
+    for richer in (free, third):
         doubtful = selected.high < claimed
         above = np.where(doubtful, np.minimum(above, richer.above), above)
-        selected = richer.where(doubtful & (richer.high >= claimed), selected)
-    return Fits(**{**selected.__dict__, "above": above})
+        selected = _hull(selected, richer).where(doubtful & (richer.high >= claimed), selected)
+    return replace(selected, above=above)
+
+
+def _hull(estimate: Fits, richer: Fits) -> Fits:
+    """The richer fit; its interval reaches to the estimate's, which stays where it holds it."""
+    held = (richer.low <= estimate.order) & (estimate.order <= richer.high)
+    kept = estimate.where(held, richer)
+    return replace(
+        kept,
+        low=np.minimum(estimate.low, richer.low),
+        high=np.maximum(estimate.high, richer.high),
+        below=np.minimum(estimate.below, richer.below),
+    )
 
 
 def _combined(fits: Sequence[Fits], coarsest: float, spacing: float) -> Columns:
@@ -213,7 +238,7 @@ def _combined(fits: Sequence[Fits], coarsest: float, spacing: float) -> Columns:
     one = fits[0]
     low, high = np.min([f.low for f in fits], axis=0), np.max([f.high for f in fits], axis=0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        second = np.where(one.terms == 2, one.second / one.first / coarsest**spacing, 0.0)
+        second = one.second / one.first / coarsest**spacing
     stretch = [np.fmax(f.chi2 / np.maximum(f.degrees_of_freedom, 1), 1.0) for f in fits]
     clear = [f.half_above > INTERVAL_DROP * w for f, w in zip(fits, stretch, strict=True)]
     return {
@@ -226,7 +251,7 @@ def _combined(fits: Sequence[Fits], coarsest: float, spacing: float) -> Columns:
         "chi2": one.chi2,
         "degrees_of_freedom": one.degrees_of_freedom,
         "p_value": one.p_value,
-        "terms": one.terms,
+        "terms": np.full(one.order.shape, 2),
         "refutation_p_value": stats.norm.sf(np.sqrt(np.min([f.above for f in fits], axis=0))),
         "support_p_value": stats.norm.sf(np.sqrt(np.min([f.below for f in fits], axis=0))),
         "clear": np.all(clear, axis=0),
@@ -250,6 +275,12 @@ def _judge(
         if verdict == REFUTED and row["clear"]:
             return REFUTED, f"far below order {claimed:g}, though neither one nor two powers fit"
         return INCONCLUSIVE, "neither one nor two powers fit: not in the asymptotic range"
+    if verdict != REFUTED and row["residual_share"] > LARGEST_RESIDUAL:
+        share = 100 * row["residual_share"]
+        return INCONCLUSIVE, (
+            f"what the integrator left may be {share:.2g}% of the finest rung's error: give solve "
+            "finer substeps"
+        )
     if verdict == SUPPORTED and row["small_limit_p_value"] >= LEVEL:
         return INCONCLUSIVE, _open_limit(row["limit_share"])
     return verdict, _interval_reason(verdict, claimed)

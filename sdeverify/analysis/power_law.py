@@ -1,9 +1,14 @@
-"""Generalised least squares of signed errors to `a s^p` and `a s^p (1 + b s^r)`.
+"""Generalised least squares of signed errors to `a s^p (1 + b s^r)`.
 
-Both models are linear but for p, so the coefficients are projected out and chi-squared is profiled
-over p: on a grid over the whole search range, then refined. The 95% interval is where the profile
-is within 3.84 of its minimum; where that set is not connected, its hull. Everything works on N
-independent fits at once.
+For a given p the coefficients are projected out and chi-squared is profiled over p: on a grid over
+the whole search range, then refined. The 95% interval is where the profile is within 3.84 of its
+minimum; where that set is not connected, its hull. Everything works on N independent fits at once.
+
+The second term, beside the first at the coarsest rung, is taken to be about as large as errors
+have it that are worth a ladder: normal, with the standard deviation `CURVATURE`, which enters
+chi-squared as one datum more. A pure power would be sure of an order that a curvature which nobody
+can see has shifted, and two free terms of nothing; so the finest rungs weigh more, and the interval
+shrinks with data throughout. Without this ("free") the two terms are linear but for p.
 
 The second term's power is `p + r`, r = 1 unless told otherwise: weak errors expand in integer
 powers of `time_per_step`, and a wrong SDE's `c0 + c1 s` is then the member p = 0.
@@ -24,6 +29,9 @@ Array = NDArray[Any]
 SEARCH_RANGE = (-1.0, 6.0)
 GRID = np.linspace(*SEARCH_RANGE, 281)
 INTERVAL_DROP = float(stats.chi2.ppf(0.95, 1))
+CURVATURE = 0.5
+"""The plausible size of the second term over the first at the coarsest rung: one in two."""
+CURVATURES = np.linspace(-2.0, 2.0, 33)
 _FITS_AT_ONCE = 256
 
 
@@ -70,6 +78,39 @@ class Whitened:
             chi2 = chi2 - second**2 * gg
         return np.maximum(chi2, 0.0), first, second
 
+    def bent(self, p: Array) -> tuple[Array, Array, Array]:
+        """As `project` with two terms of a plausible curvature, which is the ratio of the two."""
+        y = self.error[:, None, :]
+        f, g = self.columns(p), self.columns(p + self.spacing)
+        ff, fg, gg, fy, gy = (
+            np.sum(u * v, -1) for u, v in ((f, f), (f, g), (g, g), (f, y), (g, y))
+        )
+        yy = np.sum(y * y, -1)
+
+        def first(b: Array) -> Array:
+            return np.asarray((fy + b * gy) / (ff + 2 * b * fg + b**2 * gg))
+
+        def chi2(b: Array) -> Array:
+            return np.asarray(yy - (fy + b * gy) * first(b) + (b / CURVATURE) ** 2)
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            free = (ff * gy - fg * fy) / (gg * fy - fg * gy)
+        best = np.clip(np.nan_to_num(free), CURVATURES[0], CURVATURES[-1])
+        least = chi2(best)
+        for trial in CURVATURES:
+            here = chi2(np.full_like(fy, trial))
+            best, least = np.where(here < least, trial, best), np.minimum(here, least)
+        width = CURVATURES[1] - CURVATURES[0]
+        for _ in range(6):
+            left, right = chi2(best - width), chi2(best + width)
+            bend = left + right - 2 * least
+            move = 0.5 * width * (left - right) / np.where(bend > 0, bend, np.inf)
+            there = best + np.clip(move, -width, width)
+            here = chi2(there)
+            best, least = np.where(here < least, there, best), np.minimum(here, least)
+            width /= 4
+        return np.maximum(least, 0.0), first(best), best * first(best)
+
 
 def whiten(step: Array, error: Array, covariance: Array, spacing: float) -> tuple[Whitened, Array]:
     """Errors `(fit, rung)` with covariances `(fit, rung, rung)`, and which of them can be fitted.
@@ -105,7 +146,6 @@ class Fits:
     first: Array
     second: Array
     chi2: Array
-    terms: Array
     degrees_of_freedom: Array
     below: Array
     above: Array
@@ -123,11 +163,11 @@ class Fits:
         return Fits(*(np.where(condition, a, b) for a, b in pairs))
 
 
-def fit(data: Whitened, terms: int, claimed: float) -> Fits:
-    """All fits of the model with one or two terms."""
+def fit(data: Whitened, claimed: float, free: bool = False) -> Fits:
+    """All fits; `free` for a second term of any size."""
     total = len(data.error)
     cuts = range(0, total, _FITS_AT_ONCE)
-    parts = [_fit(_part(data, slice(i, i + _FITS_AT_ONCE)), terms, claimed) for i in cuts]
+    parts = [_fit(_part(data, slice(i, i + _FITS_AT_ONCE)), claimed, free) for i in cuts]
     return Fits(
         *(np.concatenate([getattr(f, n) for f in parts]) for n in Fits.__dataclass_fields__)
     )
@@ -137,16 +177,19 @@ def _part(data: Whitened, rows: slice) -> Whitened:
     return Whitened(data.step, data.error[rows], data.root[rows], data.spacing)
 
 
-def _fit(data: Whitened, terms: int, claimed: float) -> Fits:
+def _fit(data: Whitened, claimed: float, free: bool) -> Fits:
     n, rungs = data.error.shape
 
+    def model(p: Array) -> tuple[Array, Array, Array]:
+        return data.project(p, 2) if free else data.bent(p)
+
     def profile(p: Array) -> Array:
-        return data.project(p, terms)[0]
+        return model(p)[0]
 
     trials = np.broadcast_to(GRID, (n, len(GRID)))
     on_grid = profile(trials)
     order = _minimum(profile, on_grid)
-    chi2, first, second = (v[:, 0] for v in data.project(order[:, None], terms))
+    chi2, first, second = (v[:, 0] for v in model(order[:, None]))
     inside = on_grid <= chi2[:, None] + INTERVAL_DROP
     low = -_crossing(lambda p: profile(-p), -GRID[::-1], inside[:, ::-1], -order, chi2)
     high = _crossing(profile, GRID, inside, order, chi2)
@@ -166,8 +209,7 @@ def _fit(data: Whitened, terms: int, claimed: float) -> Fits:
         first=first,
         second=second,
         chi2=chi2,
-        terms=terms * ones,
-        degrees_of_freedom=(rungs - terms - 1) * ones,
+        degrees_of_freedom=(rungs - 2 - free) * ones,
         below=rise(-np.inf, claimed - 0.5),
         above=rise(claimed, np.inf),
         half_above=rise(claimed - 0.5, np.inf),

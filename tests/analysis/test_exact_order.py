@@ -103,7 +103,7 @@ def test_an_exact_side_beside_a_sampled_one_is_fitted_with_its_bound():
     same = exact.rung == exact.rung_bis
     covariance = (spread**2 * same).transpose("rung", "rung_bis", "step", "observable")
     mixed = estimate_order(exact.assign(standard_error=spread, error_covariance=covariance))
-    assert mixed.terms.item() == 1
+    assert mixed.terms.item() == 2
     assert mixed.verdict.item() == "supported"
 
 
