@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -46,6 +47,8 @@ from sdeverify.problems.problem import Problem, WeightedMoments
 from sdeverify.problems.reduction import setting
 from sdeverify.problems.trial import LOOKED_AT, Trial
 
+UNMEASURED = 64
+"""Activations are taken to be so many times the inputs where they cannot be measured."""
 PROBE = 6
 """Samples on which fast forms are compared."""
 
@@ -101,13 +104,20 @@ class ModuleProblem(Problem):
         loop = Loop(model, copy_of(net).to(device, dtype), moved)
         trial = Trial.of(loop, reference, data)
         fast = replace(model, loss=fast_loss(moved, trial.outputs(), data.data.targets))
-        general = trial.form(General(fast))
+        general, reason = trial.form(General(fast))
         compiled = compiled and general is not loop
         chunks = Chunks.on(device, memory)
         problem = cls(general, loop, data, loss, reference, chunks, compiled)
         chosen = data.spread(LOOKED_AT)
         losses = problem.losses(reference.unsqueeze(0), chosen.unsqueeze(0))
         trial.check_finite(losses[0], chosen.tolist())
+        if "loop" in (problem.gradient_route, problem.moments_route):
+            warnings.warn(
+                f"{type(net).__name__} is computed by plain autograd, replica by replica and for "
+                "second moments sample by sample: many times slower than usual, and not compiled. "
+                f"torch.func does not take this net and loss ({reason}).",
+                stacklevel=3,
+            )
         return problem
 
     def __repr__(self) -> str:
@@ -344,10 +354,13 @@ class ModuleProblem(Problem):
     def _saved(self) -> Cost:
         """Bytes of parameters' gradients, and of what autograd saves for each sample (measured)."""
         pair = self.data.first(1).map(lambda x: torch.cat([x, x]))
-        one = self.general.saved(self.reference, self.data.first(1))
-        two = self.general.saved(self.reference, pair)
-        each = max(two - one, 1) + self.data.bytes_per_sample
-        return Cost(2 * self.dim * self.reference.element_size(), each)
+        size, own = self.reference.element_size(), self.data.bytes_per_sample
+        try:
+            one = self.general.saved(self.reference, self.data.first(1))
+            two = self.general.saved(self.reference, pair)
+        except RuntimeError:  # a net that uses torch.func itself cannot be measured
+            one, two = 0, UNMEASURED * own + self.dim * size
+        return Cost(2 * self.dim * size, max(two - one, 1) + own)
 
     @cached_property
     def _cost(self) -> Cost:

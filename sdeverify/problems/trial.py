@@ -179,8 +179,8 @@ class Trial:
                 "that sample alone."
             )
 
-    def form(self, general: General) -> General | Loop:
-        """The fastest form that gives plain torch's numbers; with a warning where it is a loop."""
+    def form(self, general: General) -> tuple[General | Loop, str]:
+        """The fastest form that gives plain torch's numbers, and why it is not a faster one."""
         plain = General(replace(general.model, kernels=frozenset()))
         reason = ""
         for form in [general, plain] if general.model.kernels else [plain]:
@@ -190,14 +190,11 @@ class Trial:
                 first = str(error).strip().split("\n")[0]
                 reason = f"it fails with {type(error).__name__}: {first[:200]}"
             if not reason:
-                return form
-        warnings.warn(
-            f"{type(self.loop.net).__name__} is computed by plain autograd, replica by replica and "
-            "for second moments sample by sample, many times slower than usual, and not compiled: "
-            f"torch.func does not take this net and loss ({reason}).",
-            stacklevel=2,
-        )
-        return self.loop
+                return form, ""
+        targets = self.data.targets
+        if not targets.is_floating_point() and targets.dtype != torch.int64:
+            reason += "; targets.long() may help"
+        return self.loop, reason
 
     def _objection(self, form: General) -> str:
         """Why a form cannot be used; empty where it gives plain torch's numbers."""

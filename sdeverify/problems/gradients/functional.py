@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ class FunctionalModel:
 
         def call(*args: Any) -> Any:
             kernels = _without_onednn() if self.recurrent else nullcontext()
-            with sdpa_kernel(SDPBackend.MATH), kernels:
+            with sdpa_kernel(SDPBackend.MATH), kernels, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "There is a performance drop")
                 return vmap(function, in_dims=in_dims)(*args)
 
         return call
@@ -125,7 +127,8 @@ def copy_of(net: nn.Module) -> nn.Module:
     held = [x for module in net.modules() for x in pytree.tree_leaves(vars(module))]
     memo = {id(x): x.detach() for x in held if isinstance(x, Tensor) and not x.is_leaf}
     try:
-        return copy.deepcopy(net, memo)
+        with torch.no_grad():  # TorchScript's copies would have a history
+            return copy.deepcopy(net, memo)
     except Exception as error:
         raise UnsupportedError(
             f"{type(net).__name__} cannot be copied ({type(error).__name__}: {error}). Let it hold "
@@ -152,7 +155,9 @@ def private_copy(net: nn.Module) -> nn.Module:
             module.training = True
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0
-    return twin.requires_grad_(False)
+    for parameter in twin.parameters():
+        parameter.requires_grad_(False)
+    return twin
 
 
 def fixed_values(

@@ -34,7 +34,7 @@ class Loop:
     def __init__(self, model: FunctionalModel, net: nn.Module, loss: PerSampleLoss) -> None:
         self.model, self.net, self.loss = model, net, loss
         named = dict(net.named_parameters())
-        self._leaves = [named[name] for name in model.layout.names]
+        self._leaves = [named[name].requires_grad_() for name in model.layout.names]
 
     @property
     def gradient(self) -> Kernel:

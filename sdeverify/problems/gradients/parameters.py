@@ -71,7 +71,7 @@ class ParameterLayout:
         """Views of theta `(..., param)` in the parameters' shapes `(..., *shape)`, by name."""
         pieces = theta.split(self.sizes, -1)
         return {
-            name: piece.view(*theta.shape[:-1], *shape)
+            name: piece.view((*theta.shape[:-1], *shape))
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
 
