@@ -144,5 +144,6 @@ from sdeverify.study.store import Store as Store
 from sdeverify.study.study import Study as Study
 from sdeverify.study.verify import verify as verify
 from sdeverify.training.noise_meter import NoiseMeter as NoiseMeter
+from sdeverify.training.recorder import Recorder as Recorder
 
 __version__: str
