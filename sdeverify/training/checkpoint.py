@@ -95,8 +95,14 @@ class Checkpoint:
         """Whether what is no tensor can be read back without running code.
 
         Raises:
-            UnsupportedError: an optimizer's or a scheduler's state holds objects of other kinds.
+            UnsupportedError: a state holds objects of other kinds, or tensors that are sharded.
         """
+        for name, value in self.net.items():
+            if type(value) is not Tensor:
+                raise UnsupportedError(
+                    f"the net's state holds {name} as a {type(value).__name__}; plain tensors can "
+                    "be kept. Sharded nets (FSDP and its like) are not covered."
+                )
         groups = self.optimizer["param_groups"]
         options = {name: value for group in groups for name, value in group.items()}
         for what, owner, state in (

@@ -61,7 +61,7 @@ class NoiseMeter:
 
     What the intervals suppose, and what they are about, is in
     `sdeverify.training.noise_reading`. Samples drawn without replacement from N, as in shuffled
-    epochs, lower the signal by tr Sigma/N; that is B/N of a batch's noise.
+    epochs, lower the signal by tr Sigma/(N - 1); that is about B/N of a batch's noise.
 
     Args:
         optimizer: over the parameters whose gradients count. Any; RMSprop, Adam and AdamW are
@@ -80,6 +80,7 @@ class NoiseMeter:
 
     Raises:
         InvalidInputError: fewer than two micro-batches a step, or numbers that make no sense.
+        UnsupportedError: parameters that are sharded.
     """
 
     def __init__(
@@ -413,6 +414,12 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Parameter]:
             f"this {type(optimizer).__name__} has no parameter with requires_grad=True. Pass the "
             "optimizer of the parameters that are trained."
         )
+    for parameter in parameters:
+        if type(parameter) not in (Parameter, Tensor):
+            raise UnsupportedError(
+                f"a parameter is a {type(parameter).__name__}, of which this process may hold a "
+                "part only (FSDP and its like are not covered). Use DistributedDataParallel."
+            )
     return parameters
 
 

@@ -85,13 +85,14 @@ class NoiseReading:
         gradient: of the gradient g itself.
         preconditioned: of P g, P = diag 1/(sqrt(v) + eps) with the optimizer's v of the step
             before: |P grad f|^2, tr P Sigma P and their ratio. This is the step that RMSprop, and
-            Adam without its memory of gradients, makes, in units of the learning rate. None for
-            other optimizers, or while v is not there.
+            Adam without its memory of gradients, would make with that v, in units of the learning
+            rate. None for other optimizers, or while v is not there.
         first, last: the first and the last measured step of the window, counted from 1.
         measured: steps in the window.
         skipped: measured steps left out, of the whole run: gradients that were not finite, or
             fewer micro-batches than declared.
-        share: the meter's part of the loop's time since its first step.
+        share: the meter's part of the loop's time since its first step, its own time counted
+            double as in `NoiseMeter`.
         confidence: of all intervals.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from itertools import permutations
 from time import process_time
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 from sdeverify import NoiseMeter, noise_statistics, problem_from_module
 from sdeverify.errors import InconclusiveError, InvalidInputError, UnsupportedError
 from sdeverify.training.geometry import preconditioner_root
-from sdeverify.training.noise_reading import estimates
+from sdeverify.training.noise_reading import SignalAndNoise, estimates
 
 SAMPLES, CLASSES, SIZE, PIECES = 48, 3, 4, 3
 """Samples of the data, classes, samples in a micro-batch, micro-batches in a step."""
@@ -160,6 +161,33 @@ def test_the_intervals_cover_the_finite_sums_truth(kind, runs):
     trained(run, optimizer)
     truths = truths_of(run, optimizer)
     assert_binomial(coverage(run, optimizer, truths, runs), runs, 6)
+
+
+def test_a_dozen_steps_of_single_samples_cover_nine_times_in_ten():
+    """The skewest case: each count is at least binomial at 90%, false-alarm rate 1e-3 for three."""
+    gradients = Run().per_sample_gradients()
+    truth, runs, hits = signal_and_trace(gradients), 1000, np.zeros(3, dtype=int)
+    random = np.random.default_rng(0)
+    for _ in range(runs):
+        micro = gradients.numpy()[random.integers(0, SAMPLES, (12, 4))]
+        squares, total = np.square(micro).sum((1, 2)), np.square(micro.sum(1)).sum(1)
+        at = SignalAndNoise.of(*estimates(squares, total, 4, 1), 0.95)
+        pairs = zip((at.signal, at.noise_trace), truth, strict=True)
+        hits[:2] += [interval.low <= value <= interval.high for interval, value in pairs]
+        hits[2] += at.noise_scale.low <= truth[1] / truth[0] <= at.noise_scale.high
+    assert np.all(hits >= stats.binom.ppf(1e-3 / 3, runs, 0.9)), hits
+
+
+def test_batches_without_replacement_lower_the_signal_by_their_covariance():
+    """Exactly, over all ways to draw two disjoint pairs out of five samples."""
+    gradients = np.array([[1.0, -2.0], [0.5, 4.0], [3.0, 0.1], [-1.0, 1.0], [0.3, 0.7]])
+    draws = np.array(list(permutations(range(5), 4))).reshape(-1, 2, 2)
+    micro = gradients[draws].mean(2)
+    squares, total = np.square(micro).sum((1, 2)), np.square(micro.sum(1)).sum(1)
+    signal, trace = estimates(squares, total, 2, 2)
+    exact = gradients.var(0).sum()
+    assert signal.mean() == pytest.approx(np.square(gradients.mean(0)).sum() - exact / 4)
+    assert trace.mean() == pytest.approx(exact * 5 / 4)
 
 
 def test_the_truth_of_the_coverage_test_is_the_packages_own():
@@ -464,6 +492,17 @@ def test_no_optimizer_and_no_parameters_are_refused():
     frozen = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(InvalidInputError, match="requires_grad=True"):
         meter_of(torch.optim.SGD(frozen.parameters(), lr=0.1))
+
+
+class Sharded(nn.Parameter):
+    """A parameter of which a process may hold a part."""
+
+
+def test_sharded_parameters_are_refused():
+    net = nn.Linear(2, 2)
+    net.weight = Sharded(torch.ones(2, 2))
+    with pytest.raises(UnsupportedError, match=r"Sharded.*FSDP"):
+        meter_of(torch.optim.SGD(net.parameters(), lr=0.1))
 
 
 def _rank(rank, folder, pieces):

@@ -304,6 +304,17 @@ def test_a_state_that_cannot_be_read_back_is_refused_at_the_first_step(tmp_path)
         sv.Recorder(tmp_path, steps=[500]).record(1, net, optimizer, scheduler)
 
 
+class Shard(torch.Tensor):
+    """A tensor of which a process may hold a part."""
+
+
+def test_a_sharded_net_is_refused_at_the_first_step(tmp_path):
+    net, optimizer, scheduler = _as_recorded()
+    net.register_buffer("part", torch.ones(2).as_subclass(Shard))
+    with pytest.raises(UnsupportedError, match=r"part as a Shard.*FSDP"):
+        sv.Recorder(tmp_path).record(1, net, optimizer, scheduler)
+
+
 @pytest.mark.parametrize("step", [-1, 1.5, "3"])
 def test_a_step_is_a_count(step, tmp_path):
     net, optimizer, _ = _as_recorded()
