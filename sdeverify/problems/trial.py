@@ -288,6 +288,10 @@ def _rejected(loop: Loop, samples: Samples, error: Exception) -> str:
     whole = [name for name, x in named.items() if not x.is_floating_point()]
     if whole:
         message += f" Where floating-point numbers are wanted, pass {whole[0]}.float()."
+    if "does not require grad" in str(error):
+        message += (
+            " A net that differentiates by its inputs calls x.requires_grad_() on them first."
+        )
     return message
 
 

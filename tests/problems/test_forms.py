@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import random
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -653,6 +657,50 @@ def test_the_user_s_net_is_left_as_it_was() -> None:
     problem.gradient(before.unsqueeze(0) + 1)
     assert torch.equal(flatten_parameters(net), before)
     assert all(p.grad is None for p in net.parameters())
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.shortcut = nn.Conv2d(4, 8, 1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.shortcut(x) + self.second(torch.relu(self.first(x))))
+
+
+NARROW = """
+import torch
+from test_forms import ResidualBlock
+from torch import nn
+import sdeverify as sv
+torch.set_num_threads({threads})
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), ResidualBlock(), nn.AdaptiveAvgPool2d(1),
+                    nn.Flatten(), nn.Linear(8, 3))
+x, y = torch.randn(64, 3, 32, 32), torch.arange(64) % 3
+loss = nn.CrossEntropyLoss(reduction="none")
+loss(net(x), y).mean().backward()
+want = torch.cat([p.grad.flatten() for p in net.parameters()])
+problem = sv.problem_from_module(net, x, y, loss)
+got = problem.gradient(sv.flatten_parameters(net).unsqueeze(0))[0]
+torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_narrow_strided_convolutions_are_right_on_avx2(threads: int) -> None:
+    """oneDNN crashes, hangs or is wrong there where weights have their channels last."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW.format(threads=threads)],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": path},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-500:]
 
 
 def test_a_net_that_torch_compiles_is_taken_as_the_net_itself() -> None:
