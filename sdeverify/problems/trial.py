@@ -8,6 +8,7 @@ with it.
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -187,8 +188,8 @@ class Trial:
             try:
                 reason = self._objection(form)
             except Exception as error:
-                first = str(error).strip().split("\n")[0]
-                reason = f"it fails with {type(error).__name__}: {first[:200]}"
+                sentence = re.split(r"\.\s|\n", str(error).strip())[0]
+                reason = f"it fails with {type(error).__name__}: {sentence[:200]}"
             if not reason:
                 return form, ""
         targets = self.data.targets
