@@ -14,7 +14,7 @@ from sdeverify.base.rng import Streams
 from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance
-from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
+from sdeverify.noise.noise import Atoms, Cumulants, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
 
 
@@ -61,10 +61,11 @@ class AmplifiedNoise(Noise):
     def normal(self) -> bool:
         return self.base.normal
 
-    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
-        """r_1^3 + r_2^3 = (3 a^2 - 1)/2 times the base's."""
-        noise, factor = self.base.third_cumulant(problem)
-        return noise, factor * (3 * self.amplification**2 - 1) / 2
+    def cumulants(self, problem: Problem) -> Cumulants:
+        """r_1^n + r_2^n times the base's n-th."""
+        weights = amplification_weights(self.amplification)
+        third, fourth = (sum(r**n for r in weights) for n in (3, 4))
+        return self.base.cumulants(problem).scaled(third, fourth)
 
     def combine(self, coefficients: Sequence[float], draws: Sequence[Any]) -> Any:
         return self.base.combine(coefficients, draws)

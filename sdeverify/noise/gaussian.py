@@ -23,7 +23,7 @@ from sdeverify.noise.covariance import (
     ExplicitCovariance,
     FactorCovariance,
 )
-from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
+from sdeverify.noise.noise import Atoms, Cumulants, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
 
 
@@ -37,8 +37,8 @@ class NormalNoise(Noise):
     def normal(self) -> bool:
         return True
 
-    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
-        return self, 0.0
+    def cumulants(self, problem: Problem) -> Cumulants:
+        return Cumulants(self, 0.0, 0.0, 0.0)
 
     def combine(self, coefficients: Sequence[float], draws: Sequence[Tensor]) -> Tensor:
         terms = (c * d for c, d in zip(coefficients, draws, strict=True))

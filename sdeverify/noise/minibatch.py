@@ -16,7 +16,7 @@ from sdeverify.base.rng import Streams
 from sdeverify.base.shapes import Parameters, Tensor
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.covariance import Covariance, SampleCovariance
-from sdeverify.noise.noise import Atoms, Noise, no_atoms_above
+from sdeverify.noise.noise import Atoms, Cumulants, Noise, no_atoms_above
 from sdeverify.problems.problem import Problem
 
 MAX_ATOMS = 200_000
@@ -114,13 +114,22 @@ class MinibatchNoise(FiniteSumNoise):
             return 1 / math.sqrt(b)
         return math.sqrt((n - b) / (b * (n - 1))) if n > 1 else 0.0
 
-    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
-        """kappa_3/B^2 of one sample's; without replacement times (N-B)(N-2B)/((N-1)(N-2))."""
+    def cumulants(self, problem: Problem) -> Cumulants:
+        """Of the mean of B samples, exactly (without replacement: Isserlis 1931)."""
         n, b = problem.samples, self.batch_size
+        single = MinibatchNoise(1)
         if self.replacement:
-            return MinibatchNoise(1), 1 / b**2
-        left = (n - b) * (n - 2 * b) / ((n - 1) * (n - 2)) if n > 2 else 0.0
-        return MinibatchNoise(1), left / b**2
+            return Cumulants(single, b**-2, b**-3, -3 * b**-3)
+        left = n - b
+        third = left * (n - 2 * b) / (b**2 * (n - 1) * (n - 2)) if n > 2 else 0.0
+        if n > 3:
+            share = left / (b**3 * (n - 1) * (n - 2) * (n - 3))
+            fourth = share * (n * (n + 1) - 6 * b * left)
+            pairs = share * 3 * n * (b - 1) * (left - 1) - 3 * self.scale(problem) ** 4
+            return Cumulants(single, third, fourth, pairs)
+        # with three samples or fewer a batch is one of them, the rest of one, or all
+        size = min(b, left) ** 4 / b**4
+        return Cumulants(single, third, size, -3 * self.scale(problem) ** 4)
 
     def draw(self, problem: Problem, streams: Streams, k: int) -> WeightedSamples:
         check_batch_size(self.batch_size, problem, self.replacement)

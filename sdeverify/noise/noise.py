@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sdeverify.base.rng import Streams
@@ -22,6 +23,26 @@ class Atoms(NamedTuple):
 
     weights: Tensor
     gradients: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Cumulants:
+    """Cumulants of z = g - grad f by independent v, v' of a noise of gradients grad f + v.
+
+        E z z z = third E v v v,
+        E z z z z - 3 E z z z' z' = fourth E v v v v + pairs E v v v' v'    (symmetrised)
+
+    Both are 0 for normal z.
+    """
+
+    noise: Noise
+    third: float
+    fourth: float
+    pairs: float
+
+    def scaled(self, third: float, fourth: float) -> Cumulants:
+        """Those of a noise whose cumulants are so many times these."""
+        return Cumulants(self.noise, third * self.third, fourth * self.fourth, fourth * self.pairs)
 
 
 class Noise(ABC):
@@ -108,14 +129,13 @@ class Noise(ABC):
         """The factor kappa at which a batch holds all samples; infinite where there is no batch."""
         return math.inf
 
-    def third_cumulant(self, problem: Problem) -> tuple[Noise, float]:
-        """A noise of gradients grad f + v and a factor c with E z z z = c E v v v.
+    def cumulants(self, problem: Problem) -> Cumulants:
+        """Third and fourth cumulants of z, from products of the simplest noise that tells them.
 
-        z is the whole noise g - grad f. A finite sum takes v from single samples, of which a batch
-        is a mean: at equal c E v v v the products of v have a far smaller variance. 0 says that
-        there is none.
+        A finite sum takes single samples, of which a batch is a mean: their products have a far
+        smaller variance.
         """
-        return self, 1.0
+        return Cumulants(self, 1.0, 1.0, -3.0)
 
     def atoms(self, problem: Problem) -> Atoms:
         """The finite distribution of g, for the exact route.

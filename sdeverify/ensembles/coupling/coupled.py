@@ -23,7 +23,7 @@ class Coupled:
         substeps: Euler-Maruyama steps in one level-1 step, all on the same path; two or more are
             extrapolated to dt = 0, three or more tell what that leaves.
         strata: forks of each trunk.
-        directions: single samples at each fork.
+        pairs: of single samples at each fork.
         block_size: replicas in a block, part of the seed's meaning.
     """
 
@@ -32,13 +32,13 @@ class Coupled:
     chains: int = 1024
     substeps: Sequence[int] = (1, 2, 4)
     strata: int = 2
-    directions: int = 4
+    pairs: int = 2
     block_size: int = 32
 
     def __post_init__(self) -> None:
         for name, least in (
             *(("paths", LEAST), ("trunks", LEAST), ("chains", LEAST)),
-            *(("strata", 1), ("directions", 1), ("block_size", 1)),
+            *(("strata", 1), ("pairs", 1), ("block_size", 1)),
         ):
             value = getattr(self, name)
             if whole(value, name) < least:

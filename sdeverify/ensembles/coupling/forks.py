@@ -5,17 +5,18 @@ With the one-step operators C of the optimizer and S of its Gaussian form, exact
     C^n - S^n = sum_k S^k (C - S) C^(n-1-k).
 
 A *trunk* runs S. At own step k, drawn at random in each of several strata, it forks: branches take
-a step with grad f + mu v for some multiples mu of one direction v, and go on as the optimizer, all
-with the same mini-batches. U(mu v), an observable at a later step, is a smooth function of mu, so
-differences over the branches give the moments in which z, the noise of a mini-batch, and normal
-noise z_G of its covariance differ:
+a step with grad f + s v for some sizes s of a direction v, and go on as the optimizer, all with the
+same mini-batches. U, an observable at a later step as a function of that step's noise, is smooth,
+and z, a mini-batch's noise, agrees with normal noise of its covariance in the first and the second
+moment. What is left are the cumulants, which single samples tell (`Noise.cumulants`):
 
-- third: E U'''[z, z, z]/6 = c E U'''[v, v, v]/6 with v a single sample's noise
-  (`Noise.third_cumulant`), as [U(2s) - 2 U(s) + 2 U(-s) - U(-2s)]/(12 q^3), s = q c^(1/3) v. With
-  q^2 = 1/5 the terms of fifth order are those of z = c^(1/3) v.
-- fourth: even(z) - z'U''z/2 less the same of z_G, even(z) = [U(z) + U(-z)]/2 - U(0); the quadratic
-  forms have one mean and go out by [U(z/2) + U(-z/2) - 2 U(0)]/2, whatever their size.
-- third, directly: [U(z) - U(-z)]/2 less its linear part, with z: a check of the first.
+- third: E U'''[z, z, z]/6, by the third difference of U along v,
+- fourth: (E U''''[z, z, z, z] - 3 E U''''[z, z, z', z'])/24, by fourth differences along v and
+  along v - v', since 3 E U''''[v, v, v', v'] = E U''''[v - v', ...]/2 - E U''''[v, v, v, v].
+
+The steps are of natural size: with s = c^(1/3)/sqrt(5), c the factor of the third cumulant, the
+third difference has the terms of fifth order of z = c^(1/3) v. Left out are cumulants from the
+fifth on.
 """
 
 from __future__ import annotations
@@ -23,24 +24,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 
 from sdeverify.base.cutting import STATE_GROUP, groups_of
 from sdeverify.base.rng import Streams
-from sdeverify.base.shapes import Parameters, Tensor
+from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.coupling.paths import GaussianForm, Y
-from sdeverify.noise.noise import Noise
+from sdeverify.noise.noise import Cumulants
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer
 
-CHANNELS = ("third", "fourth", "third_direct")
-_Q = math.sqrt(1 / 5)
-_THIRD = {2 * _Q: 1.0, _Q: -2.0, -_Q: 2.0, -2 * _Q: -1.0}
-_EVEN = {1.0: 2 / 3, -1.0: 2 / 3, 0.5: -8 / 3, -0.5: -8 / 3}
-_ODD = {1.0: 2 / 3, -1.0: -2 / 3, 0.5: -4 / 3, -0.5: 4 / 3}
+CHANNELS = ("third", "fourth")
+SIZE = math.sqrt(1 / 5)
+THIRD = {2: 1 / 12, 1: -2 / 12, -1: 2 / 12, -2: -1 / 12}
+"""Weights of U(2 s v), ... in E U'''[v, v, v] s^3/6."""
+FOURTH = {2: 1 / 24, 1: -4 / 24, -1: -4 / 24, -2: 1 / 24}
+"""Weights of the same in E U''''[v, v, v, v] s^4/24, beside 6/24 of U(0)."""
 
 
 @dataclass
@@ -62,20 +65,13 @@ class Draws(NamedTuple):
     """All trunks' randomness that does not belong to one step: when they fork, and with what.
 
     Attributes:
-        at: own steps of the forks, `(trunk, strata + 1)`; the last is the direct one's.
-        single: the noise of v, and `size` = c^(1/3).
-        singles: its draws, one a stratum and direction.
-        batch: the mini-batch of z.
-        normals: of z_G.
+        at: own steps of the forks, `(trunk, stratum)`.
+        singles: draws of v, one a stratum and direction.
         total: own steps in all.
     """
 
     at: Tensor
-    single: Noise
-    size: float
     singles: list[Any]
-    batch: Any
-    normals: Tensor
     total: int
 
 
@@ -86,20 +82,30 @@ class Forks:
     Args:
         optimizer, oracle: of the rung.
         strata: forks of each trunk.
-        directions: v's at each fork.
+        pairs: of single samples v, v' at each fork.
         cache: bytes of one component that are stepped together.
     """
 
     optimizer: Optimizer
     oracle: GradientOracle
-    strata: int = 4
-    directions: int = 4
+    strata: int = 2
+    pairs: int = 2
     cache: int = field(default=STATE_GROUP, kw_only=True)
 
     @property
     def branches(self) -> int:
         """Of each trunk, in the end."""
-        return self.strata * self.directions * len(_THIRD) + 2 * len(_EVEN)
+        return self.strata * (3 * self.pairs * len(THIRD) + 1)
+
+    @cached_property
+    def _cumulants(self) -> Cumulants:
+        return self.oracle.noise.cumulants(self.oracle.problem)
+
+    @cached_property
+    def _size(self) -> float:
+        """s."""
+        c = self._cumulants
+        return SIZE * float(max(abs(c.third) ** (1 / 3), abs(c.fourth) ** (1 / 4)))
 
     def run(
         self, start: State, steps: Sequence[float], batches: Streams, normals: Streams
@@ -124,7 +130,7 @@ class Forks:
             if k == total:
                 return
             branches = self._advance(first + k, branches, oracle.draw(batches, first + k))
-            for j in range(self.strata + 1):
+            for j in range(self.strata):
                 rows = (draws.at[:, j] == k).nonzero()[:, 0]
                 if len(rows) > 0:
                     point = {name: value[rows] for name, value in y.items()}
@@ -133,47 +139,36 @@ class Forks:
                 y = form.move(start.step, k, y, normals.normal(oracle.noise_dim))
 
     def _draws(self, total: int, batches: Streams, normals: Streams) -> Draws:
-        u = normals.at(0).uniform(self.strata + 1)
-        lows = torch.arange(self.strata, dtype=u.dtype, device=u.device) / self.strata
-        at = torch.cat([lows + u[:, :-1] / self.strata, u[:, -1:]], 1).mul_(total)
-        single, factor = self.oracle.noise.third_cumulant(self.oracle.problem)
-        singles = [
-            single.draw(self.oracle.problem, batches.at(0, i), 0)
-            for i in range(self.strata * self.directions)
-        ]
-        size = math.copysign(abs(factor) ** (1 / 3), factor)
-        return Draws(
-            at.to(torch.int64).clamp_(max=total - 1),
-            single,
-            size,
-            singles,
-            self.oracle.draw(batches.at(1), 0),
-            normals.at(1).normal(self.oracle.noise_dim),
-            total,
-        )
+        u = normals.at(0).uniform(self.strata)
+        at = (torch.arange(self.strata, device=u.device) + u) * (total / self.strata)
+        problem, noise = self.oracle.problem, self._cumulants.noise
+        count = 2 * self.strata * self.pairs
+        singles = [noise.draw(problem, batches.at(0, i), 0) for i in range(count)]
+        return Draws(at.to(torch.int64).clamp_(max=total - 1), singles, total)
 
     def _fork(self, k: int, y: Y, rows: Tensor, stratum: int, draws: Draws) -> Branches:
         """The branches of one fork of each of the trunks `rows`, after their first step."""
-        problem, noise = self.oracle.problem, self.oracle.noise
-        theta = y["theta"]
+        c, s, theta = self._cumulants, self._size, y["theta"]
         mean = self.oracle.mean(theta)
-        gradients: list[Parameters] = []
-        weights: list[tuple[float, float, float]] = []
-        if stratum == self.strata:
-            z = self.oracle.sample(theta, noise.part(draws.batch, rows)) - mean
-            normal = self.oracle.gaussian().sample(theta, draws.normals[rows]) - mean
-            for mu, even in _EVEN.items():
-                gradients += [mean + mu * z, mean + mu * normal]
-                odd = draws.total * _ODD[mu]
-                weights += [(0.0, draws.total * even, odd), (0.0, -draws.total * even, 0.0)]
-        else:
-            share = draws.total / (self.strata * self.directions * 12 * _Q**3)
-            for d in range(self.directions):
-                single = draws.singles[stratum * self.directions + d]
-                v = draws.single.gradient(problem, theta, draws.single.part(single, rows)) - mean
-                for mu, weight in _THIRD.items():
-                    gradients.append(mean + (mu * draws.size) * v)
-                    weights.append((share * weight, 0.0, 0.0))
+        share = draws.total / (self.strata * self.pairs)
+        third = share * c.third / (2 * s**3)
+        along = share * (c.fourth - c.pairs / 3) / (2 * s**4)
+        across = share * c.pairs / (6 * s**4)
+        gradients = [mean]
+        weights = [(0.0, self.pairs * (2 * along + across) * 6 / 24)]
+        for p in range(self.pairs):
+            first = 2 * (stratum * self.pairs + p)
+            v, other = (
+                c.noise.gradient(self.oracle.problem, theta, c.noise.part(draw, rows)) - mean
+                for draw in draws.singles[first : first + 2]
+            )
+            for direction, odd, even in ((v, third, along), (other, third, along)):
+                for n in THIRD:
+                    gradients.append(mean + (n * s) * direction)
+                    weights.append((odd * THIRD[n], even * FOURTH[n]))
+            for n in FOURTH:
+                gradients.append(mean + (n * s) * (v - other))
+                weights.append((0.0, across * FOURTH[n]))
         copies = len(gradients)
         wide = {name: value.repeat(copies, 1) for name, value in y.items()}
         moved = self.optimizer.advance(k, wide, torch.cat(gradients))

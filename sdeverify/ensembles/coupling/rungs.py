@@ -94,7 +94,7 @@ class CoupledRungs:
         rung, how = self.rungs[i], self.how
         if rung.oracle.noise.normal or all(self.independent):
             return None
-        forks = Forks(rung.optimizer, rung.oracle, how.strata, how.directions)
+        forks = Forks(rung.optimizer, rung.oracle, how.strata, how.pairs)
         problem = rung.oracle.problem
 
         def run_block(block: Block) -> Array:

@@ -45,7 +45,6 @@ PARTS = (
     *("discretisation", "discretisation_standard_error"),
     *("non_gaussianity", "non_gaussianity_standard_error"),
     *("fourth_cumulant", "fourth_cumulant_standard_error"),
-    *("cumulant_check", "cumulant_check_standard_error"),
     "degrees_of_freedom",
 )
 """What is told of each error beside what `weak_error` tells."""
@@ -78,10 +77,10 @@ def coupled_weak_error(
     Returns:
         What `weak_error` gives, and over (step, observable): `discretisation` D and
         `non_gaussianity` A with their standard errors, `degrees_of_freedom` (Welch's, of the
-        error's standard error), `fourth_cumulant`, the part of A beyond its third cumulant, and
-        `cumulant_check`, the third cumulant from whole mini-batches less that from single samples,
-        with theirs. `form` over (observable) is "coupled", or "independent runs" where the
-        observable, or the loss itself, is not smooth (attribute `kinks`).
+        error's standard error), and `fourth_cumulant`, the part of A from the noise's fourth
+        cumulant, with its own; cumulants from the fifth on are left out. `form` over (observable)
+        is "coupled", or "independent runs" where the observable, or the loss itself, is not smooth
+        (attribute `kinks`).
 
     Raises:
         InvalidInputError: a bad argument, before any work.
@@ -211,13 +210,12 @@ def _error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
     forks, chain = work.forks(i), work.chain(i)
     smooth = ~np.asarray(work.independent)
     if forks is not None:
-        a, a_variance = _masked(_combined(forks, np.array([1.0, 1.0, 0.0]), n), smooth)
+        a, a_variance = _masked(_combined(forks, np.ones(2), n), smooth)
         error, variance = error + a, variance + a_variance
         degrees = degrees + a_variance**2 / (forks.count - 1)
-        random.append(forks.ensemble(np.outer([1.0, 1.0, 0.0], smooth)))
-        for name, weights in (("fourth_cumulant", [0, 1, 0]), ("cumulant_check", [-1, 0, 1])):
-            value, of_value = _masked(_combined(forks, np.asarray(weights, float), n), smooth)
-            parts |= {name: value, f"{name}_standard_error": np.sqrt(of_value)}
+        random.append(forks.ensemble(np.outer(np.ones(2), smooth)))
+        fourth, of_fourth = _masked(_combined(forks, np.array([0.0, 1.0]), n), smooth)
+        parts |= {"fourth_cumulant": fourth, "fourth_cumulant_standard_error": np.sqrt(of_fourth)}
     if chain is not None:
         runs = _widened(next(iter(side_of(chain).ensembles.values())), ~smooth)
         mean = np.zeros_like(d)

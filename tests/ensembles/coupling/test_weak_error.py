@@ -194,7 +194,7 @@ def test_results_follow_from_the_seed_and_not_from_the_budget() -> None:
     [
         ({"paths": 3}, "paths must be at least 16"),
         ({"trunks": 0}, "trunks must be at least 16"),
-        ({"directions": 0}, "directions must be at least 1"),
+        ({"pairs": 0}, "pairs must be at least 1"),
     ],
 )
 def test_sizes_that_tell_nothing_are_refused(change: dict[str, int], message: str) -> None:
