@@ -27,6 +27,8 @@ from sdeverify.analysis.extrapolation import (
 from sdeverify.base.state import State as State
 from sdeverify.ensembles import measures as measures
 from sdeverify.ensembles.coupling.coupled import Coupled as Coupled
+from sdeverify.ensembles.coupling.plan import CoupledPlan as CoupledPlan
+from sdeverify.ensembles.coupling.plan import coupled_plan as coupled_plan
 from sdeverify.ensembles.coupling.weak_error import coupled_ladder as coupled_ladder
 from sdeverify.ensembles.coupling.weak_error import coupled_weak_error as coupled_weak_error
 from sdeverify.ensembles.observables import Observable as Observable

@@ -52,6 +52,7 @@ class CoupledRungs:
     independent: Sequence[bool]
     kinks: Sequence[str]
     how: Coupled
+    substeps: tuple[int, ...]
     seed: int
     memory: int | None
 
@@ -70,7 +71,7 @@ class CoupledRungs:
     def paths(self) -> Sample:
         """All discretisations on one Brownian path a replica."""
         forms: list[Discretisation] = [GaussianForm(r.optimizer, r.oracle) for r in self.rungs]
-        forms += [Euler(sde, n) for sde in self._different[0] for n in self.how.substeps]
+        forms += [Euler(sde, n) for sde in self._different[0] for n in self.substeps]
         oracle = self.rungs[0].oracle
         coupled = CoupledPaths(forms, oracle.noise_dim)
         last = int(self.steps[-1])
@@ -88,6 +89,24 @@ class CoupledRungs:
         footprint = self._footprint(len(forms) * len(self.start.components), len(forms) + 2)
         how = self.how
         return sample(run_block, how.paths, how.block_size, footprint, self.memory, "coupled paths")
+
+    def path_cost(self) -> float:
+        """Gradients of one sample in a replica of `paths`, without its observables."""
+        start, last = self.start.step, int(self.steps[-1])
+        own = [GaussianForm(r.optimizer, r.oracle).count(start, last) for r in self.rungs]
+        euler = last * sum(self.substeps)
+        passes = sum((2 if sde.uses_moments else 1) * euler for sde in self._different[0])
+        return float((sum(own) + passes) * self.rungs[0].oracle.problem.samples)
+
+    def trunk_cost(self, i: int) -> float:
+        """The same of a trunk of rung i with its branches."""
+        rung, how = self.rungs[i], self.how
+        forks = Forks(rung.optimizer, rung.oracle, how.strata, how.pairs)
+        own = GaussianForm(rung.optimizer, rung.oracle).count(self.start.step, int(self.steps[-1]))
+        problem = rung.oracle.problem
+        batch = rung.oracle.noise.numbers(problem)
+        observed = len(self.observables) * problem.samples * len(self.steps)
+        return own * problem.samples + forks.branches * (own * batch + observed) / 2
 
     def forks(self, i: int) -> Sample | None:
         """The trunks of rung i; None where its noise is normal, so that A is 0."""
@@ -141,7 +160,7 @@ class CoupledRungs:
 
     def of_path(self, i: int, finest: int | None = None) -> Array:
         """Weights of its SDE, extrapolated from its `finest` step sizes (all of them)."""
-        sizes = np.asarray(self.how.substeps)
+        sizes = np.asarray(self.substeps)
         kept = len(sizes) if finest is None else finest
         weights = np.zeros(self._channels)
         first = len(self.rungs) + self._different[1][i] * len(sizes) + len(sizes) - kept
@@ -150,7 +169,7 @@ class CoupledRungs:
 
     @property
     def _channels(self) -> int:
-        return len(self.rungs) + len(self._different[0]) * len(self.how.substeps)
+        return len(self.rungs) + len(self._different[0]) * len(self.substeps)
 
     def _footprint(self, components: int, normals: int, evaluations: int = 1) -> Footprint:
         """What one replica holds: states, normals over an interval, and what observables make."""

@@ -11,6 +11,7 @@ between independent runs of the optimizer and the same paths, as in `weak_error`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
 from sdeverify.analysis.sides import Ensemble, side_of
 from sdeverify.analysis.weak_error import largest_over_time
-from sdeverify.base.arguments import confidence_level
+from sdeverify.base.arguments import confidence_level, wholes
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.build import chain_job, path_job, start_point
-from sdeverify.ensembles.coupling.coupled import Coupled
+from sdeverify.ensembles.coupling.coupled import Coupled, fitting_substeps
 from sdeverify.ensembles.coupling.rungs import CoupledRungs
 from sdeverify.ensembles.coupling.sampling import Sample
 from sdeverify.ensembles.observables import Observable
@@ -89,7 +90,7 @@ def coupled_weak_error(
     """
     equation = derive(optimizer, oracle) if sde is None else sde
     rungs = [Rung(1.0, optimizer, oracle)]
-    work = _checked(rungs, [equation], start, steps, observables, how, seed, memory)
+    work = coupled_rungs(rungs, [equation], start, steps, observables, how, seed, memory)
     return _errors(work, confidence_level(confidence))[0]
 
 
@@ -121,7 +122,7 @@ def coupled_ladder(
     """
     rungs = ladder.rungs(optimizer, oracle)
     equations = [derive(rung.optimizer, rung.oracle, sde) for rung in rungs]
-    work = _checked(rungs, equations, start, steps, observables, how, seed, memory)
+    work = coupled_rungs(rungs, equations, start, steps, observables, how, seed, memory)
     errors = _errors(work, confidence_level(confidence))
     claimed = ladder.claimed_order(equations[0].claimed_order)
     ds = ladder.side_by_side(rungs, errors, claimed)
@@ -135,7 +136,7 @@ def coupled_ladder(
     return ds.assign_coords(form=(OBSERVABLE, errors[0]["form"].values))
 
 
-def _checked(
+def coupled_rungs(
     rungs: Sequence[Rung],
     sdes: Sequence[GradientSDE],
     start: State | Tensor,
@@ -147,6 +148,9 @@ def _checked(
 ) -> CoupledRungs:
     """The work, refused here where an argument is wrong."""
     how = Coupled() if how is None else how
+    if how.substeps is None:
+        how = replace(how, substeps=fitting_substeps([rung.optimizer for rung in rungs]))
+    substeps = tuple(wholes(how.substeps, "substeps"))
     for rung, sde in zip(rungs, sdes, strict=True):
         if not rung.oracle.noise.independent_steps:
             raise UnsupportedError(
@@ -155,7 +159,7 @@ def _checked(
             )
         runs = Run.checked(replicas=how.chains, seed=seed, memory=memory)
         chain_job(rung.optimizer, rung.oracle, start, steps, observables, runs)
-        job = path_job(sde, start, steps, observables, runs, substeps=how.substeps, subsample=0)
+        job = path_job(sde, start, steps, observables, runs, substeps=substeps, subsample=0)
     problem = rungs[0].oracle.problem
     point = start_point(start, problem)
     rough = kinks(problem, point.expand(1).theta)
@@ -168,6 +172,7 @@ def _checked(
         independent=[bool(rough) or not o.smooth for o in job.observables],
         kinks=rough,
         how=how,
+        substeps=substeps,
         seed=runs.seed,
         memory=runs.memory,
     )
@@ -191,10 +196,10 @@ def _shared(work: CoupledRungs) -> Array:
 
 
 def _errors(work: CoupledRungs, confidence: float) -> list[xr.Dataset]:
-    return [_error(work, i, confidence) for i in range(len(work.rungs))]
+    return [rung_error(work, i, confidence) for i in range(len(work.rungs))]
 
 
-def _error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
+def rung_error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
     """One rung's weak error with its parts."""
     paths, n = work.paths, len(work.observables)
     form, path = work.of_form(i), work.of_path(i)
@@ -202,7 +207,8 @@ def _error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
     path_mean, path_variance = _combined(paths, path, n)
     form_mean, form_variance = _combined(paths, form, n)
     own = _weights(work, i)
-    error, variance = paths.mean(own[None])[0], paths.covariance(own[None])[0, 0]
+    error = paths.mean(own[None])[0]
+    variance = np.maximum(paths.covariance(own[None])[0, 0], 0.0)
     degrees = variance**2 / (paths.count - 1)
     a, a_variance = np.zeros_like(d), np.zeros_like(d)
     parts = {name: np.zeros_like(d) for name in PARTS}
@@ -282,7 +288,7 @@ def _integrator(work: CoupledRungs, i: int) -> tuple[Array, Array, Array]:
     With three step sizes or more that is what the coarsest of them changed, with two the rule of
     `weak_error`, with one it is unknown.
     """
-    paths, n, sizes = work.paths, len(work.observables), np.asarray(work.how.substeps)
+    paths, n, sizes = work.paths, len(work.observables), np.asarray(work.substeps)
     if len(sizes) == 1:
         unknown = np.full((len(work.steps), n), np.nan)
         return unknown, unknown, unknown
@@ -327,6 +333,6 @@ def _coordinates(work: CoupledRungs, i: int) -> dict[str, Any]:
             "trunks": how.trunks,
             "chains": how.chains if any(work.independent) else 0,
             "seed": work.seed,
-            "integrator_bias_measured": int(len(how.substeps) > 1),
+            "integrator_bias_measured": int(len(work.substeps) > 1),
         },
     }

@@ -208,3 +208,85 @@ def test_shuffled_epochs_are_refused_before_any_work() -> None:
     sde = sv.derive(sgd, ORACLE)
     with pytest.raises(sv.UnsupportedError, match="depend on earlier steps"):
         coupled_weak_error(sgd, oracle, sde, at_two(), [2], SMOOTH)
+
+
+def test_a_plan_s_sizes_reach_its_precision() -> None:
+    sgd = sv.SGD(learning_rate=0.1)
+    plan = sv.coupled_plan(sgd, ORACLE, at_two(), [10, 20], [COS, EXPCOS, BEHIND], precision=0.1)
+    assert "95% intervals of 10%" in str(plan)
+    how = replace(plan.how, chains=16)
+    errors = coupled_weak_error(
+        sgd, ORACLE, None, at_two(), [10, 20], [COS, EXPCOS], how=how, seed=4
+    )
+    at_largest = np.abs(errors.error.values).argmax(0)
+    share = 1.96 * (errors.standard_error / np.abs(errors.error)).values[at_largest, [0, 1]]
+    assert np.all(share < 0.12)
+    rough = sv.coupled_plan(sgd, ORACLE, at_two(), [10, 20], [COS, EXPCOS], precision=0.4)
+    assert rough.how.paths < plan.how.paths / 8
+
+
+def test_a_plan_for_a_ladder_serves_its_finest_rung() -> None:
+    sgd = sv.SGD(learning_rate=0.2)
+    ladder = sv.SvagLevels([1, 4])
+    both = sv.coupled_plan(sgd, ORACLE, at_two(), [10], EXPCOS, ladder=ladder, precision=0.2)
+    assert "at rung 4" in both.limiting
+
+
+def test_a_plan_needs_something_smooth_and_a_positive_precision() -> None:
+    sgd = sv.SGD(learning_rate=0.1)
+    with pytest.raises(sv.InvalidInputError, match="smooth observables"):
+        sv.coupled_plan(sgd, ORACLE, at_two(), [4], BEHIND)
+    with pytest.raises(sv.InvalidInputError, match="positive share"):
+        sv.coupled_plan(sgd, ORACLE, at_two(), [4], COS, precision=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "convolution"])
+def test_coupling_and_independent_runs_agree(name: str, replacement: bool) -> None:
+    """Six z a case, 36 in all, each below 4: a false alarm in 1 of 400 runs of all."""
+    from sdeverify.problems.digits import digits, digits_problem
+
+    problem, theta = digits_problem(64, 8)
+    if name == "convolution":
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Unflatten(1, (1, 8, 8)),
+            torch.nn.Conv2d(1, 3, 3, stride=2),
+            torch.nn.Tanh(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(27, 10),
+        )
+        x, y = digits(64)
+        problem = sv.problem_from_module(net, x, y, torch.nn.CrossEntropyLoss(reduction="none"))
+        theta = sv.flatten_parameters(net)
+    oracle = sv.GradientOracle(problem, sv.MinibatchNoise(4, replacement))
+    optimizer: sv.Optimizer = sv.SGD(learning_rate=0.5)
+    if name == "adamw":
+        optimizer = sv.Adam(
+            learning_rate=0.01, beta1=0.8, beta2=0.9, epsilon=1e-2, decoupled_weight_decay=0.1
+        )
+    start = sv.warm_up(optimizer, oracle, theta, steps=20)
+    observables = [sv.measures.loss(problem), sv.measures.squared_gradient_norm(problem)]
+    observables.append(sv.measures.squared_parameter_norm())
+    steps = [4, 8]
+    coupled = coupled_weak_error(
+        optimizer, oracle, None, start, steps, observables, how=Coupled(paths=256, trunks=256)
+    )
+    chain = sv.simulate(optimizer, oracle, start, steps, observables, replicas=3000, seed=1)
+    path = sv.solve(
+        sv.derive(optimizer, oracle),
+        start,
+        steps,
+        observables,
+        replicas=3000,
+        seed=2,
+        substeps=(2, 4),
+        subsample=0,
+    )
+    reference = sv.weak_error(chain, path)
+    gap = (coupled.error - reference.error).values[1:]
+    left = np.abs(coupled.integrator_residual.values) + np.abs(reference.integrator_residual.values)
+    s = np.hypot(coupled.standard_error, reference.standard_error).values[1:]
+    assert np.all(np.abs(gap) < 4 * s + left[1:]), gap / s
+    assert np.median((coupled.standard_error / reference.standard_error)[1:]) < 0.7
