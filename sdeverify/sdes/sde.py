@@ -13,7 +13,7 @@ import torch
 
 from sdeverify.base.shapes import Normals, Packed, Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, Time, pack, unpack
-from sdeverify.errors import UnsupportedError
+from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.covariance import GradientValues
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, constant_text
@@ -114,6 +114,15 @@ class GradientSDE(SDE):
 
     uses_moments: ClassVar[bool] = False
     """Whether `rest` reads grad f and diag Sigma."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("f", "g_prod", "g", "f_and_g_prod", "euler"):
+            if name in vars(cls):
+                raise InvalidInputError(
+                    f"{cls.__name__} overrides {name}, which follows from rest and inject: solve "
+                    "steps by these two and would not use it. Change rest and inject instead."
+                )
 
     @property
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from sdeverify.base.shapes import Tensor
@@ -14,6 +16,10 @@ from sdeverify.problems.library import torus_problem
 from sdeverify.problems.problem import Problem
 
 WARM_UP = 12
+SPREAD = 16
+"""Points that are spread over the range of theta."""
+WIDTH = 0.5
+"""The least width of what counts as visited, of each parameter."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -53,4 +59,23 @@ def states_of(optimizer: Optimizer, oracle: GradientOracle) -> list[State]:
     theta0 = torch.linspace(0.7, -1.1, problem.dim, dtype=problem.dtype, device=problem.device)
     return [
         warm_up(optimizer, oracle, theta0 * (1 + 0.3 * i), steps=WARM_UP, seed=i) for i in range(3)
+    ]
+
+
+def spread_states(visited: Sequence[State], problem: Problem) -> list[State]:
+    """States all over the range of theta, with the other components of visited ones.
+
+    A parameter's range is its period where the problem has one, and three times the visited range
+    where not; the points fill the box evenly (Sobol).
+    """
+    thetas = torch.stack([state.theta for state in visited])
+    low, width = thetas.amin(0), (thetas.amax(0) - thetas.amin(0)).clamp_min(WIDTH)
+    periods = getattr(problem, "periods", (None,) * problem.dim)
+    sides = torch.tensor([float(p or 3 * w) for p, w in zip(periods, width, strict=True)])
+    unit = torch.quasirandom.SobolEngine(problem.dim).draw(SPREAD)
+    points = (low - width) + unit.to(thetas) * sides.to(thetas)
+    donors = [visited[i % len(visited)] for i in range(SPREAD)]
+    return [
+        State(donor.step, **{**donor.components, "theta": point})
+        for donor, point in zip(donors, points, strict=True)
     ]

@@ -170,6 +170,71 @@ def test_an_sde_that_is_wrong_away_from_the_start_is_refuted_over_a_horizon() ->
         check_weak_order(WrongElsewhere, sgd, oracle, start)
 
 
+def test_a_fault_away_from_what_a_short_run_visits_is_refuted() -> None:
+    """The drift is half as large again around x = 2.6."""
+
+    class Bumpy(sdes.SGDFirstOrder):
+        def inject(self, t: float, y: Any, increment: Any) -> dict[str, torch.Tensor]:
+            return {"theta": -increment}
+
+        def rest(self, t: float, y: Any, mean: Any, variance: Any) -> dict[str, torch.Tensor]:
+            bump = (-((y["theta"] - 2.6) / 0.3).square()).exp()
+            return {"theta": -0.5 * bump * mean}
+
+        uses_moments = True
+
+    with pytest.raises(AssertionError, match="Bumpy does not have weak order 1"):
+        check_sde(Bumpy, sv.SGD(learning_rate=0.1))
+
+
+@pytest.mark.parametrize("claimed", [0.5, 1.4, 3.0])
+def test_an_order_that_cannot_be_checked_is_refused(claimed: float) -> None:
+    class Between(sdes.SGDFirstOrder):
+        claimed_order = claimed
+
+        @property
+        def intensity(self) -> float:
+            return 10 * super().intensity
+
+    for check in (check_sde, check_weak_order):
+        with pytest.raises(sv.InvalidInputError, match=f"got a claim of {claimed:g}"):
+            check(Between, sv.SGD(learning_rate=0.1))
+    Between.claimed_order = 1.0
+    with pytest.raises(AssertionError, match="Between does not have weak order 1"):
+        check_sde(Between, sv.SGD(learning_rate=0.1))
+
+
+@pytest.mark.parametrize("name", ["f", "g_prod"])
+def test_an_sde_that_overrides_what_follows_from_its_parts_is_refused(name: str) -> None:
+    with pytest.raises(sv.InvalidInputError, match=f"Own overrides {name}"):
+        type("Own", (sdes.SGDFirstOrder,), {name: lambda self, t, y, *v: y})
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0, 10.0])
+def test_an_observable_that_cannot_see_the_noise_does_not_support(factor: float) -> None:
+    """Losses (x - c)^2/2: the mean of x does not depend on the noise."""
+
+    class Scaled(sdes.SGDFirstOrder):
+        @property
+        def intensity(self) -> float:
+            return factor * super().intensity
+
+    centres = torch.tensor([[-1.0], [0.2], [0.5], [1.1]], dtype=torch.float64)
+    problem = sv.FunctionProblem(lambda x: 0.5 * (x - centres).square().sum(-1), dim=1, samples=4)
+    oracle = sv.GradientOracle(problem, sv.MinibatchNoise(2))
+    x = sv.Observable("x", lambda state: state.theta[:, 0])
+    start = sv.State(0, theta=torch.tensor([1.5], dtype=torch.float64))
+    with pytest.raises(AssertionError, match="does not see the noise"):
+        check_weak_order(
+            Scaled, sv.SGD(learning_rate=0.1), oracle, start=start, observables=[x], steps=(4, 8)
+        )
+
+
+def test_the_check_over_a_horizon_keeps_to_its_time() -> None:
+    with pytest.raises(UnsupportedError, match="in the time that it was given"):
+        check_weak_order(sdes.AdamSDE, OPTIMIZERS["Adam"], seconds=0.5)
+
+
 @pytest.mark.parametrize("name", NOISES)
 def test_our_noises_conform(name: str) -> None:
     """Fixed seed; a correct noise is refused with probability 1e-6 over seeds."""

@@ -17,7 +17,7 @@ from sdeverify.exact.spectral.frames import Frame, evaluate, point_frame
 from sdeverify.exact.spectral.generator import Field, Generator, Term
 from sdeverify.exact.spectral.grids import Array, GridError
 from sdeverify.exact.spectral.pilot import pilot
-from sdeverify.exact.spectral.refinement import Family
+from sdeverify.exact.spectral.refinement import Family, keep_to_time
 
 LARGEST_MATRIX = 800
 """Grid points up to which the exponential of the generator is formed."""
@@ -269,6 +269,7 @@ class Evolution:
             atol=self.tolerance * 1e-2,
         )
         while solver.status == "running":
+            keep_to_time()
             message = solver.step()
             if solver.status == "failed" or not np.isfinite(solver.y).all():
                 raise GridError(

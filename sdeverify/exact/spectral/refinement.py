@@ -11,13 +11,18 @@ the time. Where one of these families of grids does not get there, the next one 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from sdeverify.errors import UnsupportedError
 from sdeverify.exact.spectral.domain import FEWEST_POINTS, coarser
 from sdeverify.exact.spectral.frames import Coordinates
 from sdeverify.exact.spectral.grids import Array, GridError
@@ -41,8 +46,35 @@ MEANINGLESS = 0.01
 PATIENCE = 3
 """Levels in a row without any progress after which the last family is given up."""
 
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
 Run = Callable[["Family", int], Array]
 """(grids, level below the finest) -> expectations `(step, observable)`."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Exact expectations that are begun inside are given up after so many seconds in all."""
+    before = _deadline.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(before)
+
+
+def keep_to_time() -> None:
+    """Called between the parts of a long computation.
+
+    Raises:
+        UnsupportedError: the time of `time_limit` is over.
+    """
+    if time.monotonic() > _deadline.get():
+        raise UnsupportedError(
+            "the exact route did not get there in the time that it was given. An SDE or a step "
+            "that is not smooth (a sign, a clip) is never resolved on its grids: check that with "
+            "check_sde, which needs none, and with a measured study. Otherwise compare fewer steps "
+            "or fewer rungs, or give more seconds."
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +154,7 @@ def _climb(run: Run, family: Family, growth: Array, accuracy: float, last: bool)
     failure: GridError | None = None
     idle = 0
     for below in reversed(range(family.levels)):
+        keep_to_time()
         grids = family.coarser(below)
         try:
             with np.errstate(over="ignore", invalid="ignore"):

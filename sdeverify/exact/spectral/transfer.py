@@ -14,6 +14,7 @@ from sdeverify.exact.spectral.domain import Interval, Moving, Periodic, Positive
 from sdeverify.exact.spectral.frames import Coordinates, Frame, point_frame
 from sdeverify.exact.spectral.grids import Array, ChebyshevGrid, FourierGrid, Grid, GridError
 from sdeverify.exact.spectral.push import dense_operator, push
+from sdeverify.exact.spectral.refinement import keep_to_time
 
 LARGEST_MATRIX = 4096
 """Grid points up to which a repeated step is kept as a dense matrix."""
@@ -163,6 +164,7 @@ def chain_expectations(
     rows = []
     for target in own_steps:
         while k < target:
+            keep_to_time()
             sweep.step(k)
             k += 1
         step = k / optimizer.refinement
