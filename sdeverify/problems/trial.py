@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.graph import Node
 
 from sdeverify.base.shapes import Parameters, SampleGradients, Tensor, Vector
 from sdeverify.errors import InvalidInputError, UnsupportedError
@@ -102,12 +103,13 @@ class Trial:
                     f"the net returns a {type(outputs).__name__}; a tensor is wanted. Wrap the net "
                     "in a module whose forward returns the one tensor that the loss needs."
                 )
+            node = outputs.grad_fn
             try:
                 losses = self.loop.loss(outputs, self.data.targets)
             except Exception as error:
                 raise InvalidInputError(self._failure(outputs, error)) from error
             check_loss_values(self.loop.loss, losses, outputs, self.data.targets, samples)
-            self._check_reads_outputs_only(losses, outputs)
+            self._check_reads_outputs_only(losses, node)
         self.check_finite(losses.detach(), self.numbers)
 
     def check_finite(self, losses: Tensor, numbers: list[int]) -> None:
@@ -226,7 +228,8 @@ class Trial:
         with torch.enable_grad():
             return self.loop.sample_losses(data).detach()
 
-    def _check_reads_outputs_only(self, losses: Tensor, outputs: Tensor) -> None:
+    def _check_reads_outputs_only(self, losses: Tensor, outputs: Node | None) -> None:
+        """The graph of the losses ends at the outputs."""
         name = loss_name(self.loop.loss)
         if not losses.requires_grad:
             raise UnsupportedError(
@@ -234,9 +237,9 @@ class Trial:
                 "computed from the outputs by operations of torch, without detach(), item(), "
                 "argmax or torch.no_grad()."
             )
-        constant = self.loop.loss(outputs.detach(), self.data.targets)
-        if constant.requires_grad:
-            raise UnsupportedError(_reads_elsewhere(name, self.loop.model.layout.live, constant))
+        elsewhere = {id(x) for x in _leaves(losses, outputs)}
+        if elsewhere:
+            raise UnsupportedError(_reads_elsewhere(name, self.loop.model.layout.live, elsewhere))
 
     def _failure(self, outputs: Tensor, error: Exception) -> str:
         """Which sample the loss fails on, where it does not fail on all."""
@@ -296,9 +299,8 @@ def _rejected(loop: Loop, samples: Samples, error: Exception) -> str:
     return message
 
 
-def _reads_elsewhere(name: str, live: Mapping[str, Tensor], losses: Tensor) -> str:
-    read = {id(x) for x in _leaves(losses)}
-    own = [key for key, value in live.items() if id(value) in read]
+def _reads_elsewhere(name: str, live: Mapping[str, Tensor], elsewhere: set[int]) -> str:
+    own = [key for key, value in live.items() if id(value) in elsewhere]
     if not own:
         return (
             f"the loss {name} reads trainable tensors besides outputs and targets; they would be "
@@ -315,9 +317,9 @@ def _reads_elsewhere(name: str, live: Mapping[str, Tensor], losses: Tensor) -> s
     )
 
 
-def _leaves(losses: Tensor) -> Iterator[Tensor]:
-    """The tensors that a graph begins with."""
-    waiting, known = [losses.grad_fn], set()
+def _leaves(losses: Tensor, outputs: Node | None) -> Iterator[Tensor]:
+    """The tensors that a graph begins with, those behind the outputs apart."""
+    waiting, known = [losses.grad_fn], {None, outputs}
     while waiting:
         node = waiting.pop()
         if node is None or node in known:
@@ -326,8 +328,6 @@ def _leaves(losses: Tensor) -> Iterator[Tensor]:
         if hasattr(node, "variable"):
             yield node.variable
         waiting += [parent for parent, _ in node.next_functions]
-    if losses.grad_fn is None:
-        yield losses
 
 
 def _sum(weights: Tensor, gradients: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sdeverify as sv
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.problems.gradients.parameters import flatten_parameters
+from sdeverify.problems.gradients.samples import Samples
 from sdeverify.problems.module import problem_from_module
 
 N, BATCH, STEPS = 14, 4, 10
@@ -713,3 +714,18 @@ def test_a_net_that_torch_compiles_is_taken_as_the_net_itself() -> None:
     want = loop_gradient(Form(NET), net, torch.arange(N))
     torch.testing.assert_close(problem.gradient(theta)[0], want)
     assert problem.slices_of(net.parameters()) == [slice(0, 12), slice(12, 15)]
+
+
+def test_samples_of_the_trial_hold_the_extremes_and_come_from_all_over_the_data() -> None:
+    inputs, targets = torch.zeros(100, 2), torch.arange(100) // 20
+    inputs[37], targets[61] = 5.0, 9
+    chosen = Samples.of(inputs, targets).spread(12).tolist()
+    assert {0, 37, 61, 99} <= set(chosen) and len(chosen) == len(set(chosen)) <= 12
+    assert {int(targets[i]) for i in chosen} >= {0, 4, 9}
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_several_inputs_come_as_a_tuple_or_a_list(kind: type) -> None:
+    net = TwoInputs()
+    problem = problem_from_module(net, kind([rows(), rows()]), CLASSES, CE)
+    assert problem.gradient(flatten_parameters(net).unsqueeze(0)).shape == (1, 30)

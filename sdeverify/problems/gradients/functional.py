@@ -67,9 +67,7 @@ class FunctionalModel:
         channels last.
         """
         return {
-            name: value.to(memory_format=torch.channels_last)
-            if name in self.kernels and value.device.type == "cpu"
-            else value
+            name: value.to(memory_format=torch.channels_last) if name in self.kernels else value
             for name, value in parameters.items()
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -74,7 +74,11 @@ class Samples:
         if isinstance(inputs, Mapping):
             data = Data((), dict(inputs), targets)
         else:
-            data = Data(tuple(inputs) if isinstance(inputs, tuple) else (inputs,), {}, targets)
+            several = isinstance(inputs, tuple | list) and all(
+                isinstance(x, Tensor) for x in inputs
+            )
+            args = tuple(inputs) if several else (inputs,)
+            data = Data(cast("tuple[Tensor, ...]", args), {}, targets)
         return cls(data.map(lambda x: x.detach() if isinstance(x, Tensor) else x))
 
     @property
@@ -100,8 +104,8 @@ class Samples:
 
         Among them are the samples of the least and the largest targets and inputs.
         """
-        targets = self.data.targets.flatten(1 if self.data.targets.dim() > 1 else 0)
-        extremes = [targets.amax(1), targets.amin(1)] if targets.dim() == 2 else [targets]
+        targets = self.data.targets.reshape(self.count, -1)
+        extremes = [targets.amax(1), targets.amin(1)] if targets.numel() else []
         sizes = [_size(x) for x in (*self.data.args, *self.data.kwargs.values())]
         orders = [key.argsort(stable=True) for key in [*extremes, *sizes]]
         orders.append(torch.arange(self.count, device=targets.device))
