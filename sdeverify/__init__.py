@@ -4,7 +4,12 @@ Derive the SDE of a `torch.optim` optimizer, solve it with the exact covariance 
 noise, measure the weak error against the optimizer and SVAG, and report its order.
 
 The public names are listed, with their homes, in `__init__.pyi`; each is imported when it is first
-used, so that the command line starts at once.
+used, so that the command line starts at once. The examples in docstrings suppose
+
+    import torch
+    import sdeverify as sv
+    from sdeverify.problems.library import circle_problem
+
 """
 
 import ast

@@ -70,6 +70,11 @@ def best_allocation(
     Raises:
         InvalidInputError: shapes that do not fit, costs that are not positive, a budget too
             small for two replicas a level, or not just one of budget and standard_error.
+
+    Example:
+        >>> allocation = sv.best_allocation([1, 1], costs=[1, 4], budget=1000)
+        >>> allocation.replicas
+        (333, 166)
     """
     w, c, sd = np.broadcast_arrays(
         *(np.atleast_1d(np.asarray(x, np.float64)) for x in (weights, costs, standard_deviations))

@@ -47,6 +47,16 @@ def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1)
 
     Raises:
         InvalidInputError: not a ladder of sampled errors, or a target that is not positive.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> ladder, sgd = sv.SvagLevels([1, 2, 4]), sv.SGD(learning_rate=0.5)
+        >>> how = sv.Coupled(paths=64, trunks=16, chains=64)
+        >>> pilot = sv.coupled_ladder(ladder, sgd, oracle, theta0, [4], loss, how=how)
+        >>> needed = sv.replicas_needed(pilot)
+        >>> needed["factor"].dims, bool(needed["factor"][0, -1] > 1)
+        (('observable', 'step'), True)
     """
     if ladder.attrs.get("kind") != "ladder" or not bool((ladder["standard_error"] > 0).any()):
         raise InvalidInputError("replicas_needed takes a ladder of sampled weak errors (a pilot)")

@@ -88,6 +88,17 @@ def extrapolate_levels(chains: Sequence[xr.Dataset], terms: int | None = None) -
     Raises:
         InvalidInputError: not chains, axes that differ, two equal levels, or one seed twice,
             since chains of one seed share their mini-batches and are not independent.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> chains = []
+        >>> for level in (1, 2):
+        ...     run = sv.svag(sv.SGD(learning_rate=0.2), oracle, level)
+        ...     chains.append(sv.simulate(*run, theta0, 4, loss, replicas=256, seed=level))
+        >>> path = sv.extrapolate_levels(chains)
+        >>> path["mean"].dims, float(path["mean"][-1, 0].round(1))
+        (('step', 'observable'), -0.7)
     """
     ordered = _checked(chains)
     refinements = np.array([float(c.attrs["refinement"]) for c in ordered])

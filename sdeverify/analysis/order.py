@@ -102,6 +102,19 @@ def estimate_order(
 
     Raises:
         InvalidInputError: not a ladder, or steps that it does not have.
+
+    Example:
+        >>> from sdeverify.exact import Periodic
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> cosine = sv.Observable("cos", lambda state: state.theta[:, 0].cos())
+        >>> theta0, domain = torch.ones(1).double(), {"theta": Periodic()}
+        >>> def error(level):
+        ...     run = sv.svag(sv.SGD(learning_rate=0.2), oracle, level)
+        ...     return sv.exact_weak_error(*run, sv.derive(*run), theta0, [4], [cosine], domain)
+        >>> levels = [1, 2, 4]
+        >>> errors = sv.ladder([error(level) for level in levels], "svag", level=levels)
+        >>> float(sv.estimate_order(errors)["order"][0, -1].round(1))
+        1.0
     """
     if ladder.attrs.get("kind") != "ladder":
         raise InvalidInputError(

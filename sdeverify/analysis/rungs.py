@@ -45,6 +45,19 @@ def ladder(
     Raises:
         InvalidInputError: fewer than two rungs, equal steps, times or observables that differ, or
             a chain that comes twice.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> def error(eta):
+        ...     sgd, run = sv.SGD(learning_rate=eta), (theta0, [1 / eta], loss)
+        ...     chain = sv.simulate(sgd, oracle, *run, replicas=64)
+        ...     path = sv.solve(sv.derive(sgd, oracle), *run, replicas=64, substeps=2)
+        ...     return sv.weak_error(chain, path)
+        >>> rates = [0.5, 0.25]
+        >>> errors = sv.ladder([error(eta) for eta in rates], "learning_rate", learning_rate=rates)
+        >>> errors["error"].dims, errors["time_per_step"].values.tolist()
+        (('rung', 'step', 'observable'), [0.5, 0.25])
     """
     if len(errors) < 2:
         raise InvalidInputError(f"a ladder has two rungs or more, better five; got {len(errors)}")

@@ -94,6 +94,13 @@ def overall_verdict(
 
     Raises:
         InvalidInputError: not an order dataset, or nothing is left to judge.
+
+    Example:
+        >>> from sdeverify.testing.faults import correct_studies
+        >>> parts = sv.certify(correct_studies()["sgd"])["sgd"]
+        >>> order, flow = parts["order"].to_dataset(), parts["flow_order"].to_dataset()
+        >>> sv.overall_verdict(order, flow=flow).verdict
+        'supported'
     """
     judged = _judged(order if flow is None else controlled(order, flow), exclude)
     alone = judged["verdict"].values
@@ -210,6 +217,19 @@ def order_or_raise(order: xr.Dataset, observable: str, step: float | None = None
 
     Raises:
         InconclusiveError: the fit is inconclusive; its `estimate` is that fit's dataset.
+
+    Example:
+        >>> from sdeverify.exact import Periodic
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> cosine = sv.Observable("cos", lambda state: state.theta[:, 0].cos())
+        >>> theta0, domain = torch.ones(1).double(), {"theta": Periodic()}
+        >>> def error(level):
+        ...     run = sv.svag(sv.SGD(learning_rate=0.2), oracle, level)
+        ...     return sv.exact_weak_error(*run, sv.derive(*run), theta0, [4], [cosine], domain)
+        >>> levels = [1, 2, 4]
+        >>> errors = sv.ladder([error(level) for level in levels], "svag", level=levels)
+        >>> round(sv.order_or_raise(sv.estimate_order(errors), "cos"), 1)
+        1.0
     """
     one = order.sel({OBSERVABLE: observable})
     one = one.isel({STEP: -1}) if step is None else one.sel({STEP: step})

@@ -56,6 +56,16 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
     Raises:
         InvalidInputError: not a chain and a path, values not finite, axes that differ, or two
             sides of different problems or starts.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> sgd = sv.SGD(learning_rate=0.5)
+        >>> chain = sv.simulate(sgd, oracle, theta0, 4, loss, replicas=1024)
+        >>> path = sv.solve(sv.derive(sgd, oracle), theta0, 4, loss, replicas=1024, substeps=(4, 8))
+        >>> errors = sv.weak_error(chain, path)
+        >>> float(errors["error"][-1, 0].round(3)), float(errors["standard_error"][-1, 0].round(3))
+        (-0.004, 0.002)
     """
     confidence = confidence_level(confidence)
     check_chain(chain)

@@ -1,0 +1,1 @@
+"""What knows nothing of the field: arguments, shapes, random streams, devices, compiling."""

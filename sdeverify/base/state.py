@@ -27,6 +27,11 @@ class State:
             `theta` is always among them. They are read as attributes: `state.theta`, `state.u`.
 
     Observables, stores and domains see these coordinates for every chain, level and SDE.
+
+    Example:
+        >>> state = sv.State(3, theta=torch.zeros(2, 1), u=torch.ones(2, 1))
+        >>> tuple(state.theta.shape), list(state.components)
+        ((2, 1), ['theta', 'u'])
     """
 
     def __init__(self, step: float, **components: Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Ensembles of optimizers and SDEs, computed block by block."""

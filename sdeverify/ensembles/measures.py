@@ -10,48 +10,105 @@ from sdeverify.problems.problem import Problem
 
 
 def loss(problem: Problem) -> Observable:
-    """f(theta), the mean loss over the data."""
+    """f(theta), the mean loss over the data.
+
+    Example:
+        >>> loss = sv.measures.loss(circle_problem())
+        >>> loss.function(sv.State(0, theta=torch.zeros(2, 1).double())).shape
+        torch.Size([2])
+    """
     return Observable("loss", lambda state: problem.loss(state.theta))
 
 
 def accuracy(problem: Any) -> Observable:
-    """The share of samples classified rightly; not smooth, so outside the theorems."""
+    """The share of samples classified rightly; not smooth, so outside the theorems.
+
+    Example:
+        >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+        >>> problem = sv.problem_from_module(net, torch.randn(8, 3), torch.tensor([0, 1] * 4), loss)
+        >>> accuracy = sv.measures.accuracy(problem)
+        >>> accuracy.name, accuracy.smooth
+        ('accuracy', False)
+    """
     return Observable("accuracy", lambda state: problem.accuracy(state.theta), smooth=False)
 
 
 def squared_gradient_norm(problem: Problem) -> Observable:
-    """|grad f(theta)|^2, smooth where the norm itself is not."""
+    """|grad f(theta)|^2, smooth where the norm itself is not.
+
+    Example:
+        >>> observable = sv.measures.squared_gradient_norm(circle_problem())
+        >>> observable.function(sv.State(0, theta=torch.ones(1, 1).double())).round(decimals=3)
+        tensor([0.3610], dtype=torch.float64)
+    """
     return Observable(
         "squared_gradient_norm", lambda state: problem.gradient(state.theta).square().sum(1)
     )
 
 
 def gradient_norm(problem: Problem) -> Observable:
-    """|grad f(theta)|."""
+    """|grad f(theta)|.
+
+    Example:
+        >>> observable = sv.measures.gradient_norm(circle_problem())
+        >>> observable.function(sv.State(0, theta=torch.ones(1, 1).double())).round(decimals=3)
+        tensor([0.6010], dtype=torch.float64)
+    """
     return Observable("gradient_norm", lambda state: problem.gradient(state.theta).norm(dim=1))
 
 
 def noise_trace(oracle: GradientOracle) -> Observable:
-    """tr Sigma(theta), the noise of a single sample's gradient."""
+    """tr Sigma(theta), the noise of a single sample's gradient.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> state = sv.State(0, theta=torch.ones(1, 1).double())
+        >>> sv.measures.noise_trace(oracle).function(state).round(decimals=3)
+        tensor([0.2620], dtype=torch.float64)
+    """
     return Observable("noise_trace", lambda state: oracle.variance(state.theta).sum(1))
 
 
 def squared_parameter_norm() -> Observable:
-    """|theta|^2."""
+    """|theta|^2.
+
+    Example:
+        >>> state = sv.State(0, theta=torch.tensor([[3.0, 4.0]]))
+        >>> sv.measures.squared_parameter_norm().function(state)
+        tensor([25.])
+    """
     return Observable("squared_parameter_norm", lambda state: state.theta.square().sum(1))
 
 
 def parameter_norm() -> Observable:
-    """|theta|."""
+    """|theta|.
+
+    Example:
+        >>> state = sv.State(0, theta=torch.tensor([[3.0, 4.0]]))
+        >>> sv.measures.parameter_norm().function(state)
+        tensor([5.])
+    """
     return Observable("parameter_norm", lambda state: state.theta.norm(dim=1))
 
 
 def coordinate(index: int, component: str = "theta") -> Observable:
-    """One coordinate of a component of the state."""
+    """One coordinate of a component of the state.
+
+    Example:
+        >>> state = sv.State(0, theta=torch.tensor([[3.0, 4.0]]))
+        >>> sv.measures.coordinate(1).function(state)
+        tensor([4.])
+    """
     name = f"{component}[{index}]"
     return Observable(name, lambda state: getattr(state, component)[:, index])
 
 
 def mean_of(component: str) -> Observable:
-    """The mean over the parameters of a component, `u` say."""
+    """The mean over the parameters of a component, `u` say.
+
+    Example:
+        >>> state = sv.State(0, theta=torch.zeros(1, 2), u=torch.tensor([[1.0, 3.0]]))
+        >>> sv.measures.mean_of("u").function(state)
+        tensor([2.])
+    """
     return Observable(f"mean_{component}", lambda state: getattr(state, component).mean(1))

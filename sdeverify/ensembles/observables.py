@@ -23,6 +23,11 @@ class Observable:
         name: its name in datasets and reports.
         function: maps a State of an ensemble to one number a replica, shape `(replica,)`.
         smooth: whether the theorems' assumption of smoothness covers it.
+
+    Example:
+        >>> square = sv.Observable("square", lambda state: state.theta.square().sum(1))
+        >>> square.function(sv.State(0, theta=torch.tensor([[1.0, 2.0], [0.0, 3.0]])))
+        tensor([5., 9.])
     """
 
     name: str

@@ -40,6 +40,12 @@ class Plan:
         replicas: paths.
         runs: of the optimizer, where its expectation is compared with the SDE's; else 0.
         reason: why the samples and the step sizes are these.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> plan = sv.plan(sv.derive(sv.SGD(learning_rate=0.1), oracle), precision=0.05)
+        >>> plan.replicas, plan.substeps
+        (900, (2, 4))
     """
 
     precision: float
@@ -81,6 +87,11 @@ def plan(
 
     Raises:
         InvalidInputError: a precision that is not positive.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> print(sv.plan(sv.derive(sv.SGD(learning_rate=0.1), oracle), precision=0.05))
+        900 paths, dt = 1/2, 1/4 of an optimizer step on one Brownian path, ...
     """
     if not number(precision, "the precision") > 0:
         raise InvalidInputError(

@@ -41,6 +41,13 @@ def simulate(
     Raises:
         InvalidInputError: a bad argument, before any work.
         SdeverifyError: the dynamics diverged.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> chain = sv.simulate(sv.SGD(learning_rate=0.1), oracle, theta0, 10, loss, replicas=64)
+        >>> chain["mean"].dims, float(chain["mean"][-1, 0].round(2))
+        (('step', 'observable'), -0.72)
     """
     run = Run.of(options, simulate, EnsembleOptions)
     job = chain_job(optimizer, oracle, start, steps, observables, run)
@@ -77,6 +84,14 @@ def solve(
 
     Returns:
         A dataset over (substeps, step, observable), see `sdeverify.analysis.datasets.schema`.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> sde = sv.derive(sv.SGD(learning_rate=0.1), oracle)
+        >>> path = sv.solve(sde, theta0, 10, loss, replicas=64, substeps=(1, 2))
+        >>> path["mean"].dims, float(path["mean"][-1, -1, 0].round(2))
+        (('substeps', 'step', 'observable'), -0.71)
     """
     run = Run.of(options, solve, EnsembleOptions)
     job = path_job(

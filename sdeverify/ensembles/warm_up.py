@@ -36,6 +36,13 @@ def warm_up(
 
     Raises:
         InvalidInputError: theta0 has another shape, or the run diverged.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> adam, theta0 = sv.Adam(learning_rate=0.01), torch.ones(1).double()
+        >>> start = sv.warm_up(adam, oracle, theta0, steps=20)
+        >>> start.step, list(start.components)
+        (20.0, ['theta', 'm', 'u'])
     """
     problem = oracle.problem
     if tuple(theta0.shape) != (problem.dim,):

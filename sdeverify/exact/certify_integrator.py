@@ -53,6 +53,16 @@ def certify_integrator(
 
     Raises:
         InvalidInputError, UnsupportedError: as `exact_weak_error`, or fewer than two step sizes.
+
+    Example:
+        >>> from sdeverify.exact import Periodic
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> cosine = sv.Observable("cos", lambda state: state.theta[:, 0].cos())
+        >>> sde, theta0 = sv.derive(sv.SGD(learning_rate=0.2), oracle), torch.ones(1).double()
+        >>> domain = {"theta": Periodic()}
+        >>> parts = sv.certify_integrator(sde, theta0, [2], [1, 2, 4], [cosine], domain)
+        >>> float(parts["order"]["order"][0, -1].round(1))
+        1.0
     """
     sizes = wholes(substeps, "substeps")
     if len(sizes) < 2 or sizes != sorted(set(sizes)):

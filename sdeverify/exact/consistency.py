@@ -60,6 +60,13 @@ def consistency(
     Raises:
         InvalidInputError: the state lacks a component of the SDE, or another order is claimed.
         UnsupportedError: the noise has no atoms.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> state = sv.State(0, theta=torch.ones(1, 1).double())
+        >>> gaps = sv.consistency(sv.SGD(learning_rate=0.1), oracle, sv.derive, state)
+        >>> gaps["observable"].values.tolist()[:2], gaps["error"].shape
+        (['E d theta[0]', 'E d theta[0] d theta[0]'], (5, 1, 3))
     """
     order = checked_order(claimed_order)
     ladder = SvagLevels(fine_levels(optimizer)) if ladder is None else ladder

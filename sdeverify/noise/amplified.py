@@ -33,6 +33,11 @@ class AmplifiedNoise(Noise):
     Args:
         base: the noise of one gradient.
         amplification: a >= 1, real. (Li, Malladi, Arora 2021, section 4.)
+
+    Example:
+        >>> noise = sv.AmplifiedNoise(sv.MinibatchNoise(4), amplification=3.0)
+        >>> noise.scale(circle_problem())
+        1.5
     """
 
     base: Noise

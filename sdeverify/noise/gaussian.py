@@ -61,6 +61,12 @@ class GaussianNoise(NormalNoise):
         sigma: the noise scale.
         columns: the number of columns of F; needed only where `factor` is a function.
         nodes: Gauss-Hermite nodes for each noise dimension on the exact route.
+
+    Example:
+        >>> noise = sv.GaussianNoise(torch.tensor([0.5]), sigma=2.0)
+        >>> oracle = sv.GradientOracle(circle_problem(), noise)
+        >>> oracle.scale, oracle.variance(torch.zeros(1, 1).double()).item()
+        (2.0, 0.25)
     """
 
     factor: Tensor | Callable[[Tensor], Tensor]
@@ -121,6 +127,11 @@ class GaussianSurrogate(NormalNoise):
 
     One Euler-Maruyama step of length eta of the first-order SDE of SGD is one step of SGD with
     this noise.
+
+    Example:
+        >>> noise = sv.GaussianSurrogate(sv.MinibatchNoise(4))
+        >>> noise.scale(circle_problem())
+        0.5
     """
 
     of: Noise

@@ -103,6 +103,12 @@ class MinibatchNoise(FiniteSumNoise):
     Args:
         batch_size: B.
         replacement: whether a sample can come twice in one batch.
+
+    Example:
+        >>> sv.MinibatchNoise(4).scale(circle_problem())
+        0.5
+        >>> sv.MinibatchNoise(6, replacement=False).scale(circle_problem())
+        0.0
     """
 
     replacement: bool = True
@@ -174,6 +180,13 @@ class ShuffledEpochs(FiniteSumNoise):
 
     A last, smaller batch is left out, as a DataLoader with `drop_last=True` does. Its gradients
     are not independent, so no SDE here is derived from it; it is for the discrete side.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.ShuffledEpochs(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> chain = sv.simulate(sv.SGD(learning_rate=0.1), oracle, theta0, 3, loss, replicas=8)
+        >>> chain["step"].values.tolist()
+        [0.0, 1.0, 2.0, 3.0]
     """
 
     independent_steps = False

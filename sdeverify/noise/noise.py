@@ -50,6 +50,11 @@ class Noise(ABC):
 
     A *draw* is the randomness of one gradient for each replica, apart from theta: the same draw
     can be evaluated at any theta, and draws can be combined linearly (SVAG's two batches).
+
+    Example:
+        >>> noise = sv.MinibatchNoise(4, replacement=False)
+        >>> isinstance(noise, sv.Noise), round(noise.scale(circle_problem()), 6)
+        (True, 0.316228)
     """
 
     independent_steps: bool = True

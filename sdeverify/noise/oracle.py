@@ -25,6 +25,12 @@ class GradientOracle:
     Args:
         problem: gives f and the per-sample gradients.
         noise: gives sigma, Sigma and the way in which one gradient is drawn.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(4))
+        >>> theta = torch.zeros(2, 1).double()
+        >>> oracle.scale, tuple(oracle.variance(theta).shape)
+        (0.5, (2, 1))
     """
 
     problem: Problem

@@ -98,6 +98,11 @@ def noise_statistics(
     Raises:
         InvalidInputError: theta is not one point of the problem, or gives gradients that are not
             finite.
+
+    Example:
+        >>> statistics = sv.noise_statistics(circle_problem(), torch.ones(1).double())
+        >>> round(statistics.noise_trace, 3), round(statistics.squared_gradient_norm, 3)
+        (0.262, 0.361)
     """
     if theta.shape != (problem.dim,):
         raise InvalidInputError(

@@ -34,6 +34,11 @@ class Adam(Adaptive):
         beta1: in [0, 1).
         beta2: in [0, 1).
         decoupled_weight_decay: lambda of AdamW.
+
+    Example:
+        >>> adam = sv.Adam(learning_rate=0.01, beta1=0.9, decoupled_weight_decay=0.1)
+        >>> adam.time_per_step, adam.sde_components
+        (0.0001, ('theta', 'm', 'u'))
     """
 
     beta1: PerParameter = 0.9

@@ -31,6 +31,15 @@ def derive(
 
     Raises:
         UnsupportedError: no SDE covers this optimizer or this noise.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> print(sv.derive(sv.SGD(learning_rate=0.1), oracle))
+        SGD, first-order SDE
+            dθ = -∇f(θ) dt + √η σ Σ(θ)^(1/2) dW_t
+        ...
+        clock        t = k η; one optimizer step is 0.1 of SDE time
+        ...
     """
     if not oracle.noise.independent_steps:
         raise UnsupportedError(

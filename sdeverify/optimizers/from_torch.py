@@ -44,6 +44,12 @@ def optimizer_from_torch(
     Raises:
         UnsupportedError: an optimizer, option or scheduler that no SDE here covers.
         InvalidInputError: parameters that do not fit the problem, or bad values.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 2)
+        >>> adam = sv.optimizer_from_torch(torch.optim.Adam(net.parameters(), lr=0.01))
+        >>> adam.learning_rate, adam.beta1, adam.time_per_step
+        (0.01, 0.9, 0.0001)
     """
     binding = bind(opt, problem)
     learning_rate, ratio = learning_rates(opt, binding, schedule)

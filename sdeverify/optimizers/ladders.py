@@ -33,6 +33,12 @@ def svag(
 
     Raises:
         InvalidInputError: level < 1.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(4))
+        >>> optimizer, finer = sv.svag(sv.SGD(learning_rate=0.2), oracle, level=4)
+        >>> optimizer.learning_rate, finer.scale
+        (0.05, 1.0)
     """
     if not 1 <= number(level, "SVAG's level") < math.inf:
         raise InvalidInputError(
@@ -87,6 +93,11 @@ class Ladder(ABC):
         tests_noise: whether an SDE with a wrong noise leaves an error that does not vanish. Support
             is then given only where the same data refute the SDE without its noise.
         over_time: whether figures go by SDE time instead of level-1 steps.
+
+    Example:
+        >>> ladder = sv.SvagLevels([1, 2])
+        >>> isinstance(ladder, sv.Ladder), ladder.kind, ladder.label_name
+        (True, 'svag', 'level')
     """
 
     kind: ClassVar[str]
@@ -183,6 +194,12 @@ class SvagLevels(Levels):
 
     Args:
         levels: real numbers >= 1, ascending; level 1 is the optimizer.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> rungs = sv.SvagLevels([1, 2, 4]).rungs(sv.SGD(learning_rate=0.2), oracle)
+        >>> [rung.optimizer.learning_rate for rung in rungs]
+        [0.2, 0.1, 0.05]
     """
 
     kind = "svag"
@@ -246,6 +263,12 @@ class LearningRates(Rates):
 
     Args:
         rates: descending learning rates, the first being that of the optimizer.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> rungs = sv.LearningRates([0.2, 0.1]).rungs(sv.SGD(learning_rate=0.2), oracle)
+        >>> [rung.optimizer.learning_rate for rung in rungs]
+        [0.2, 0.1]
     """
 
     kind = "learning_rate"
@@ -273,6 +296,13 @@ class BallisticRates(Rates):
 
     Args:
         rates: descending learning rates, the first being that of the optimizer.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> rmsprop = sv.RMSprop(learning_rate=0.1, beta=0.9)
+        >>> rungs = sv.BallisticRates([0.1, 0.05]).rungs(rmsprop, oracle)
+        >>> [round(rung.optimizer.beta, 6) for rung in rungs]
+        [0.9, 0.95]
     """
 
     kind = "ballistic"

@@ -35,6 +35,11 @@ class Optimizer(ABC):
         learning_rate_ratio: the learning rate at a level-1 step in units of `learning_rate`, one
             number or one for each parameter; None means 1. It carries schedules and param groups.
         refinement: the optimizer's own steps in one level-1 step (1 unless made by a ladder).
+
+    Example:
+        >>> adam = sv.Adam(learning_rate=0.1)
+        >>> isinstance(adam, sv.Optimizer), adam.components, adam.sde_components
+        (True, ('theta', 'm', 'v'), ('theta', 'm', 'u'))
     """
 
     learning_rate: float

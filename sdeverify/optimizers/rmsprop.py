@@ -26,6 +26,10 @@ class RMSprop(Adaptive):
         beta: torch's `alpha`, in [0, 1).
         old_v: False for torch's v_bar = v+, True for v_bar = v (Malladi et al. 2022). Both have
             the same SDE.
+
+    Example:
+        >>> sv.RMSprop(learning_rate=0.01, beta=0.99).time_per_step  # eta^2
+        0.0001
     """
 
     beta: PerParameter = 0.99

@@ -23,6 +23,11 @@ class Change:
         buffer: of torch's momentum buffer b.
         second_moment: of v.
         steps: of the number of steps, and of Adam's step counter.
+
+    Example:
+        >>> change = sv.Change(learning_rate=4.0, steps=1 / 4)  # SGD's linear rule at kappa = 4
+        >>> change.learning_rate, change.relaxation
+        (4.0, 1.0)
     """
 
     learning_rate: float = 1.0
@@ -47,6 +52,14 @@ class BatchRule(ABC):
     """How hyperparameters and state move from batch B to kappa B; k steps become k/kappa.
 
     An optimizer's class names the rules that go with it, the one that keeps its SDE first.
+
+    Example:
+        >>> class HalfPower(sv.BatchRule):
+        ...     name = "half power"
+        ...     def change(self, kappa):
+        ...         return sv.Change(learning_rate=kappa**0.5, steps=1 / kappa)
+        >>> sv.scale(sv.SGD(learning_rate=0.1), 4, HalfPower()).learning_rate
+        0.2
     """
 
     @property

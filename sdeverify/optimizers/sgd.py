@@ -46,7 +46,14 @@ class _GradientDescent(Optimizer, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(_GradientDescent):
-    """theta+ = theta - eta g (torch.optim.SGD without momentum). Clock t = k eta."""
+    """theta+ = theta - eta g (torch.optim.SGD without momentum). Clock t = k eta.
+
+    Example:
+        >>> sgd = sv.SGD(learning_rate=0.1)
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> sgd.time_per_step, round(sgd.sde(oracle).temperature, 6)  # eta, eta sigma^2
+        (0.1, 0.05)
+    """
 
     name = "SGD"
     components = ("theta",)
@@ -86,6 +93,11 @@ class SGDMomentum(_GradientDescent):
         momentum: mu in [0, 1).
         dampening: d in [0, 1).
         nesterov: theta+ = theta - eta (g + mu b+) instead; it needs d = 0.
+
+    Example:
+        >>> momentum = sv.SGDMomentum(learning_rate=0.01, momentum=0.9)
+        >>> round(momentum.time_per_step, 6)  # h
+        0.1
     """
 
     momentum: PerParameter

@@ -43,6 +43,18 @@ def start_from_torch(
     Raises:
         InvalidInputError: no step was made yet (adaptive methods), unequal step counters, a
             counter that is not `step`, or a schedule whose step is unknown.
+
+    Example:
+        >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+        >>> inputs, targets = torch.randn(8, 3), torch.tensor([0, 1] * 4)
+        >>> torch_adam = torch.optim.Adam(net.parameters(), lr=0.01)
+        >>> loss(net(inputs), targets).mean().backward()
+        >>> torch_adam.step()
+        >>> problem = sv.problem_from_module(net, inputs, targets, loss)
+        >>> oracle = sv.GradientOracle(problem, sv.MinibatchNoise(4))
+        >>> start = sv.start_from_torch(torch_adam, problem, oracle)
+        >>> start.step, list(start.components)
+        (1.0, ['theta', 'm', 'u'])
     """
     if optimizer is None:
         optimizer = optimizer_from_torch(opt, problem, schedule)

@@ -64,6 +64,13 @@ def problem_from_module(
 
     Warns:
         UserWarning: `torch.func` does not take the net, so that it is computed in a loop.
+
+    Example:
+        >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+        >>> problem = sv.problem_from_module(net, torch.randn(8, 3), torch.tensor([0, 1] * 4), loss)
+        >>> theta = sv.flatten_parameters(net)[None]  # (replica, param)
+        >>> problem.samples, problem.dim, tuple(problem.gradient(theta).shape)
+        (8, 8, (1, 8))
     """
     check_device(device)
     net = _unwrapped(net)

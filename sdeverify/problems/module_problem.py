@@ -65,6 +65,12 @@ class ModuleProblem(Problem):
         reference: the net's parameters when the problem was made.
         chunks: how work over replicas and samples is cut.
         compiled: whether gradients and moments are compiled.
+
+    Example:
+        >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+        >>> problem = sv.problem_from_module(net, torch.randn(8, 3), torch.tensor([0, 1] * 4), loss)
+        >>> isinstance(problem, sv.ModuleProblem), problem.samples, problem.dim
+        (True, 8, 8)
     """
 
     general: General | Loop
@@ -134,18 +140,22 @@ class ModuleProblem(Problem):
 
     @property
     def dim(self) -> int:  # type: ignore[override]
+        """The number of trainable parameters."""
         return self.reference.numel()
 
     @property
     def samples(self) -> int:  # type: ignore[override]
+        """The number of samples."""
         return self.data.count
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """Of parameters, gradients and losses."""
         return self.model.dtype
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
+        """Where parameters and data are."""
         return self.reference.device
 
     @property

@@ -34,6 +34,11 @@ class Problem(ABC):
 
     Where `indices` is given, the samples are those of each replica's own subset (with
     repetitions), and means are over that subset; without it they are over all N samples.
+
+    Example:
+        >>> problem = circle_problem()
+        >>> isinstance(problem, sv.Problem), problem.dim, problem.samples
+        (True, 1, 6)
     """
 
     dim: int
@@ -141,6 +146,13 @@ class FunctionProblem(SmallProblem):
         dim: number of parameters.
         samples: number of samples.
         compiled: whether steps on it are compiled.
+
+    Example:
+        >>> centres = torch.tensor([0.0, 1.0, 2.0]).double()
+        >>> problem = sv.FunctionProblem(lambda theta: (theta - centres) ** 2 / 2, dim=1, samples=3)
+        >>> problem.gradient(torch.tensor([[0.0], [4.0]]).double()).round(decimals=4)
+        tensor([[-1.],
+                [ 3.]], dtype=torch.float64)
     """
 
     function: Callable[[Tensor], Tensor]

@@ -66,6 +66,15 @@ def write_report(results: xr.DataTree, folder: str | Path) -> Path:
     Raises:
         InvalidInputError: the results lack groups, variables or attributes, which are named, or
             `folder` is a file.
+
+    Example:
+        >>> import tempfile
+        >>> from dataclasses import replace
+        >>> from sdeverify.testing.faults import correct_studies
+        >>> study = replace(correct_studies()["sgd"], ladder=sv.SvagLevels([1, 2]), replicas=64)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sv.write_report(sv.run(study), folder).name
+        'report.html'
     """
     if isinstance(results, xr.DataTree) and is_scaling(results):
         return scaling_document(results).write(folder)

@@ -214,13 +214,16 @@ def maximum_table(c: Comparison) -> Table | None:
 
 
 def present(*tables: Table | None) -> list[Table]:
+    """The tables that there are."""
     return [table for table in tables if table is not None]
 
 
 def error_cell(error: float, standard_error: float) -> Cell:
+    """An error with its standard error, faint where it is not resolved."""
     faint = abs(error) < RESOLUTION * standard_error
     return Cell(with_error(error, standard_error), "faint" if faint else "number")
 
 
 def value_of(ds: xr.Dataset, name: str) -> float:
+    """A scalar variable, NaN where the dataset has none of that name."""
     return float(ds[name].item()) if name in ds else float("nan")

@@ -1,0 +1,1 @@
+"""Batch and learning rate: rules, how far they hold, and the experiment."""

@@ -161,6 +161,14 @@ def scaling_experiment(
             with its largest kappa), or steps that some kappa does not visit.
         UnsupportedError: a rule that is none for this optimizer.
         SdeverifyError: the run itself diverged.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> run = sv.SGD(learning_rate=0.05), oracle, theta0
+        >>> result = sv.scaling_experiment(*run, 2, steps=8, observables=loss, replicas=64)
+        >>> result["rule"].values.tolist(), result["kappa"].values.tolist()
+        (['linear', 'unscaled'], [2.0])
     """
     run = Run.of(options, scaling_experiment)
     runs = batch_runs(optimizer, oracle, start, kappas, rules, steps, observables, run)

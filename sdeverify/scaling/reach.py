@@ -131,7 +131,7 @@ class Reach(NamedTuple):
 
 
 def judge(low: ArrayLike, high: ArrayLike, tolerance: ArrayLike) -> NDArray[np.object_]:
-    """ "within", "beyond" or "open" from the band of the largest distance."""
+    """Says "within", "beyond" or "open" from the band of the largest distance."""
     under, over = np.asarray(high) <= tolerance, np.asarray(low) > tolerance
     found: NDArray[np.object_] = np.where(under, WITHIN, np.where(over, BEYOND, OPEN)).astype(
         object

@@ -49,6 +49,14 @@ def scale(
     Raises:
         InvalidInputError: kappa <= 0, or kappa (1 - beta) > 1; the message has the largest kappa.
         UnsupportedError: no rule is known for this optimizer, or a scheduler is attached.
+
+    Example:
+        >>> sv.scale(sv.SGD(learning_rate=0.1), kappa=4).learning_rate
+        0.4
+        >>> net = torch.nn.Linear(3, 2)
+        >>> adam = sv.scale(torch.optim.Adam(net.parameters(), lr=0.01), kappa=4)
+        >>> adam.param_groups[0]["lr"], [round(beta, 6) for beta in adam.param_groups[0]["betas"]]
+        (0.02, [0.6, 0.996])
     """
     _check_positive(kappa)
     chosen = rule_for(_kind(optimizer), rule)
@@ -70,7 +78,12 @@ def scale(
 def largest_kappa(
     optimizer: Optimizer | torch.optim.Optimizer, rule: str | BatchRule = "auto"
 ) -> float:
-    """The largest batch factor a rule can follow: 1/(1 - beta) of the smallest beta (or mu)."""
+    """The largest batch factor a rule can follow: 1/(1 - beta) of the smallest beta (or mu).
+
+    Example:
+        >>> round(sv.largest_kappa(sv.Adam(learning_rate=1e-3, beta1=0.9, beta2=0.999)), 6)
+        10.0
+    """
     chosen = rule_for(_kind(optimizer), rule)
     if chosen.change(2.0).relaxation == 1:
         return math.inf
@@ -86,6 +99,12 @@ def scale_state(
     u = v/sigma^2 and m stay under every rule, since v -> v/kappa and sigma^2 -> sigma^2/kappa. p
     stays under the rule that keeps the SDE; under the customary linear rule, which leaves the
     buffer b as it was, p = -h b/(1 - d) grows by sqrt(kappa) with h.
+
+    Example:
+        >>> state = sv.State(100, theta=torch.zeros(1, 1), m=torch.ones(1, 1), u=torch.ones(1, 1))
+        >>> scaled = sv.scale_state(state, sv.Adam(learning_rate=0.01), kappa=4)
+        >>> torch.equal(scaled.u, state.u)
+        True
     """
     _check_positive(kappa)
     change = rule_for(_kind(optimizer), rule).change(kappa)
@@ -102,6 +121,11 @@ def scale_batch(oracle: GradientOracle, kappa: float) -> GradientOracle:
     Raises:
         InvalidInputError: kappa B is not a whole number, is below 1, or exceeds the data.
         UnsupportedError: a noise without a batch size.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> sv.scale_batch(oracle, kappa=4).noise
+        MinibatchNoise(batch_size=4, replacement=True)
     """
     _check_positive(kappa)
     return replace(oracle, noise=oracle.noise.of_batch(kappa, oracle.problem))

@@ -56,6 +56,13 @@ class ScalingStudy:
         substeps, subsample: of that solution.
         seed: of the run; the scaled runs take those that follow.
         start_note: how the start was made, for the report.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> sgd, start = sv.SGD(learning_rate=0.05), sv.State(0, theta=torch.ones(1).double())
+        >>> study = sv.ScalingStudy("sgd", "SGD", sgd, oracle, start, kappas=(2, 4), steps=8)
+        >>> sorted(study.jobs())
+        ['linear-2', 'linear-4', 'run', 'unscaled-2', 'unscaled-4']
     """
 
     name: str

@@ -48,6 +48,12 @@ class TorchSVAG:
     Raises:
         InvalidInputError: level < 1.
         UnsupportedError: an optimizer or option that no SDE covers, or a scheduler is attached.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 2)
+        >>> svag = sv.TorchSVAG(torch.optim.SGD(net.parameters(), lr=0.1), level=2)
+        >>> svag.optimizer.param_groups[0]["lr"], svag.amplification
+        (0.05, 1.4142135623730951)
     """
 
     def __init__(

@@ -87,6 +87,12 @@ def validity(
     Raises:
         InvalidInputError: fewer than 3 replicas, no steps, or a run that diverged.
         UnsupportedError: gradients that are not independent from step to step.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> sgd, theta0 = sv.SGD(learning_rate=0.05), torch.ones(1).double()
+        >>> print(sv.validity(sgd, oracle, theta0, steps=8).attrs["summary"])
+        Noise over signal N/G: 0.71 [0.502, 1.02] (95%); the SDE's own condition, ...
     """
     confidence, seed = confidence_level(confidence), whole(seed, "seed")
     if whole(replicas, "replicas") < 3 or whole(steps, "steps") < 1:

@@ -28,6 +28,12 @@ class AdamSDE(AdaptiveSDE):
     Args:
         c1: (1 - beta1)/eta^2.
         decay0: lambda_0.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(4))
+        >>> sde = sv.derive(sv.Adam(learning_rate=0.1, beta1=0.9, beta2=0.99), oracle)
+        >>> type(sde).__name__, sde.components, round(sde.c1, 6)
+        ('AdamSDE', ('theta', 'm', 'u'), 10.0)
     """
 
     c1: PerParameter = 0.0

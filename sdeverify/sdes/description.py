@@ -21,6 +21,12 @@ class Description:
         assumptions: what the theorem supposes.
         claim: the weak order that is claimed, in words.
         source: paper and equation.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> description = sv.derive(sv.SGD(learning_rate=0.1), oracle).description
+        >>> description.name, description.claim
+        ('SGD, first-order SDE', 'weak order 1 in eta')
     """
 
     name: str

@@ -21,6 +21,15 @@ class GradientFlow(GradientSDE):
 
     Args:
         of_sde: the SDE whose drift is taken.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> flow = sv.GradientFlow.without_noise(sv.derive(sv.SGD(learning_rate=0.1), oracle))
+        >>> theta = torch.ones(1, 1).double()
+        >>> torch.equal(flow.f(0.0, theta), -oracle.problem.gradient(theta))
+        True
+        >>> flow.g(0.0, theta).abs().sum().item()
+        0.0
     """
 
     of_sde: GradientSDE
@@ -36,10 +45,12 @@ class GradientFlow(GradientSDE):
 
     @property
     def components(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the SDE whose drift is taken."""
         return self.of_sde.components
 
     @property
     def uses_moments(self) -> bool:  # type: ignore[override]
+        """Whether that SDE's `rest` needs mean and variance."""
         return self.of_sde.uses_moments
 
     @property

@@ -18,6 +18,12 @@ class RMSpropSDE(AdaptiveSDE):
     P = sigma_0 sqrt(u) + epsilon_0, u = v/sigma^2, clock t = k eta^2. Weak order 1 in eta^2 along
     sigma = sigma_0/eta (Malladi, Lyu, Panigrahi, Arora 2022, theorem 4.2). With the signal kept it
     is the form of Compagnoni et al. 2025 in another clock.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(4))
+        >>> sde = sv.derive(sv.RMSprop(learning_rate=0.1, beta=0.99), oracle)
+        >>> type(sde).__name__, round(sde.sigma0, 6), round(sde.c2, 6)
+        ('RMSpropSDE', 0.05, 1.0)
     """
 
     components = ("theta", "u")

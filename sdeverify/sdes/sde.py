@@ -24,6 +24,12 @@ class SDE(ABC):
 
     `y` has shape `(replica, len(components) * dim)`, the components side by side. `t` is the
     SDE's own clock, `step * time_per_level1_step`, 0 at the beginning of training.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> sde, theta = sv.derive(sv.SGD(learning_rate=0.1), oracle), torch.zeros(3, 1).double()
+        >>> isinstance(sde, sv.SDE), sde.noise_dim, tuple(sde.f(0.0, theta).shape)
+        (True, 6, (3, 1))
     """
 
     noise_type = "general"
@@ -106,6 +112,20 @@ class GradientSDE(SDE):
         oracle: the gradient oracle.
         time_per_level1_step: SDE time in one level-1 optimizer step.
         learning_rate_ratio: the schedule and the param groups' ratios, as the optimizer's.
+
+    Example:
+        >>> class Langevin(sv.GradientSDE):  # d theta = -grad f dt + 0.1 Sigma^(1/2) dW
+        ...     components = ("theta",)
+        ...     intensity = 0.1
+        ...     def rest(self, t, y, mean, variance):
+        ...         return {}
+        ...     def inject(self, t, y, increment):
+        ...         return {"theta": -increment}
+        >>> problem = circle_problem()
+        >>> sde = Langevin(sv.GradientOracle(problem, sv.MinibatchNoise(2)), 0.1)
+        >>> theta = torch.ones(1, 1).double()
+        >>> torch.equal(sde.f(0.0, theta), -problem.gradient(theta))
+        True
     """
 
     oracle: GradientOracle

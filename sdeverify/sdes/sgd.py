@@ -24,6 +24,12 @@ class SGDFirstOrder(GradientSDE):
     Args:
         temperature: eta sigma^2.
         weight_decay: lambda, coupled.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> sde = sv.derive(sv.SGD(learning_rate=0.1), oracle)
+        >>> type(sde).__name__, round(sde.temperature, 6)
+        ('SGDFirstOrder', 0.05)
     """
 
     temperature: float
@@ -81,6 +87,12 @@ class SGDSecondOrder(GradientSDE):
     Args:
         temperature: eta sigma^2.
         learning_rate: eta.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> sde = sv.derive(sv.SGD(learning_rate=0.1), oracle, sv.sdes.SGDSecondOrder)
+        >>> sde.claimed_order, sde.learning_rate
+        (2.0, 0.1)
     """
 
     temperature: float

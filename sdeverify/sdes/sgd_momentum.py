@@ -23,6 +23,12 @@ class SGDMomentumSDE(GradientSDE):
         temperature: h sigma^2.
         friction: gamma.
         weight_decay: lambda, coupled.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> sde = sv.derive(sv.SGDMomentum(learning_rate=0.01, momentum=0.9), oracle)
+        >>> type(sde).__name__, round(sde.friction, 6)
+        ('SGDMomentumSDE', 1.0)
     """
 
     temperature: float

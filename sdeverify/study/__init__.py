@@ -1,0 +1,1 @@
+"""Studies: from a file to jobs, a store, results and verdicts."""

@@ -49,6 +49,15 @@ class Campaign:
         title, question: for the report.
         build: keyword parameters with defaults -> the studies, all of one class.
         command: the command that makes the results again.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from sdeverify.testing.faults import correct_studies
+        >>> def build(replicas: int = 1024):
+        ...     return [replace(correct_studies()["sgd"], replicas=replicas)]
+        >>> campaign = sv.Campaign("circle", "On the circle", "Does SGD's SDE hold?", build)
+        >>> [study.replicas for study in campaign.studies(replicas=64)]
+        [64]
     """
 
     name: str
@@ -171,6 +180,14 @@ def run(
     Returns:
         A tree with one child a study: `errors`, `order`, `flow_errors`, `flow_order`, all
         ensembles, and the explanation in its attributes.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from sdeverify.testing.faults import correct_studies
+        >>> study = replace(correct_studies()["sgd"], replicas=256)
+        >>> results = sv.run(study)["sgd"]
+        >>> sorted(results)[-3:], results["errors"]["error"].dims
+        (['flow_order', 'order', 'path_0'], ('rung', 'step', 'observable'))
     """
     campaign = as_campaign(study)
     studies = campaign.studies(**parameters)

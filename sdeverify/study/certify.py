@@ -51,6 +51,12 @@ def certify(
 
     Raises:
         InvalidInputError, UnsupportedError: the exact route cannot take this study; it says why.
+
+    Example:
+        >>> from sdeverify.testing.faults import correct_studies
+        >>> parts = sv.certify(correct_studies()["sgd"])["sgd"]
+        >>> parts["order"]["order"][:, -1].values.round(1)
+        array([1., 1.])
     """
     campaign = as_campaign(study)
     studies = weak_error_studies(campaign.name, campaign.studies(**parameters))

@@ -87,6 +87,14 @@ def four_views(
         InvalidInputError: a bad argument, levels below 1 or twice, before any work.
         UnsupportedError: no SDE covers this optimizer or this noise.
         SdeverifyError: a view diverged.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> run = sv.SGD(learning_rate=0.2), oracle, theta0, 4, loss
+        >>> views = sv.four_views(*run, levels=2, replicas=64, path_replicas=64)
+        >>> views["view"].values.tolist()
+        ['optimizer', 'Gaussian surrogate', 'SVAG level 2', 'SDE']
     """
     run = Run.of(options, four_views)
     paths = run if path_replicas is None else run.of_size(path_replicas)
@@ -127,6 +135,15 @@ def views_table(views: xr.Dataset, step: float | None = None) -> str:
     Args:
         views: from `four_views`.
         step: a recorded step; the last one where it is left out.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> run = sv.SGD(learning_rate=0.2), oracle, theta0, 4, loss
+        >>> print(sv.views_table(sv.four_views(*run, levels=2, replicas=64, path_replicas=64)))
+        | observable | total | non-Gaussianity | time discretisation | SVAG level 2 | left by dt |
+        |---|---|---|---|---|---|
+        | loss | **-0.47** ± 0.19 | ...
     """
     at = views.isel(step=-1) if step is None else views.sel(step=step)
     svag = [str(name) for name in views["view"].values if str(name).startswith("SVAG")]

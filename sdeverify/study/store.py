@@ -40,6 +40,16 @@ class Store:
 
     Args:
         path: the directory; made when the first ensemble is written.
+
+    Example:
+        >>> import tempfile
+        >>> from dataclasses import replace
+        >>> from sdeverify.testing.faults import correct_studies
+        >>> study = replace(correct_studies()["sgd"], ladder=sv.SvagLevels([1, 2]), replicas=64)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results = sv.run(study, sv.Store(folder))
+        ...     sorted(path.name for path in sv.Store(folder).path.iterdir())
+        ['jobs', 'results.zarr']
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

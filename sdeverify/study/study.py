@@ -47,6 +47,21 @@ class Study:
             replicas, and report the difference.
         seed: all random numbers follow from it and the study's name.
         start_note: how the start was made, for the report.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> study = sv.Study(
+        ...     name="sgd",
+        ...     title="SGD on the circle",
+        ...     optimizer=sv.SGD(learning_rate=0.2),
+        ...     oracle=oracle,
+        ...     start=sv.State(0, theta=torch.ones(1).double()),
+        ...     steps=[4],
+        ...     observables=[sv.Observable("cos", lambda state: state.theta[:, 0].cos())],
+        ...     ladder=sv.SvagLevels([1, 2]),
+        ... )
+        >>> list(study.jobs())
+        ['chain_0', 'chain_1', 'path_0', 'flow_0']
     """
 
     name: str

@@ -181,6 +181,15 @@ def verify(
 
     Raises:
         UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`.
+
+    Example:
+        >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+        >>> data = torch.randn(8, 3), torch.tensor([0, 1] * 4)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> sizes = {"batch_size": 2, "steps": 4, "precision": 0.5}
+        >>> answer = sv.verify(net, *data, loss, optimizer, **sizes)
+        >>> answer.errors["error"].dims, answer.start.step
+        (('step', 'observable'), 0.0)
     """
     replicas = options.pop("replicas", None)
     run = Run.of(options, verify)

@@ -33,6 +33,9 @@ def check_noise(noise: Noise, problem: Problem | None = None, seed: int = 0) -> 
 
     Args:
         problem: by default four losses on the torus.
+
+    Example:
+        >>> sv.testing.check_noise(sv.MinibatchNoise(2))
     """
     oracle = GradientOracle(toy_problem() if problem is None else problem, noise)
     points = torch.linspace(-1.3, 1.7, 2 * oracle.dim, dtype=oracle.problem.dtype)

@@ -34,6 +34,9 @@ def check_optimizer(
     Args:
         oracle: by default mini-batches of two of four losses on the torus.
         sde: whose constants a level keeps, as in `derive`; by default the optimizer's own.
+
+    Example:
+        >>> sv.testing.check_optimizer(sv.SGD(learning_rate=0.1))
     """
     oracle = toy_oracle() if oracle is None else oracle
     name = type(optimizer).__name__

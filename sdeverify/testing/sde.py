@@ -50,6 +50,17 @@ def check_sde(
 
     Raises:
         AssertionError: with every moment that differs, the optimizer's value and the SDE's.
+
+    Example:
+        >>> sgd = sv.SGD(learning_rate=0.1)
+        >>> sv.testing.check_sde(sv.sdes.SGDFirstOrder, sgd)
+        >>> def noiseless(optimizer, oracle):
+        ...     return sv.GradientFlow.without_noise(sv.derive(optimizer, oracle))
+        >>> try:
+        ...     sv.testing.check_sde(noiseless, sgd)
+        ... except AssertionError as error:
+        ...     print(error)
+        GradientFlow does not have weak order 1 for SGD: ...
     """
     oracle = toy_oracle() if oracle is None else oracle
     build = builder(sde, options)

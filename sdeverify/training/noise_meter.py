@@ -81,6 +81,20 @@ class NoiseMeter:
     Raises:
         InvalidInputError: fewer than two micro-batches a step, or numbers that make no sense.
         UnsupportedError: parameters that are sharded.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> halves = {"micro_batch_size": 2, "micro_batches": 2, "loss_scale": 1 / 2}
+        >>> meter = sv.NoiseMeter(optimizer, **halves, every=1)
+        >>> for _ in range(16):
+        ...     for inputs in torch.randn(2, 2, 3):
+        ...         ((net(inputs) - 1).square().mean() / 2).backward()
+        ...     meter.step()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> meter.reading().measured
+        16
     """
 
     def __init__(

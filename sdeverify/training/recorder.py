@@ -49,6 +49,14 @@ class Recorder:
 
     Raises:
         StoreError: the folder cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> net = torch.nn.Linear(3, 2)
+        >>> optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sv.Recorder(folder, steps=[0, 500]).record(0, net, optimizer)
+        ...     sv.Recorder(folder).restore(0, net, optimizer)
     """
 
     def __init__(self, folder: str | Path, steps: Iterable[int] = ()) -> None:

@@ -1,0 +1,1 @@
+"""The datasets that all results are: their schema, axes, moments and identity."""

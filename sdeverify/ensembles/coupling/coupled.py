@@ -28,6 +28,10 @@ class Coupled:
         strata: forks of each trunk.
         pairs: of single samples at each fork.
         block_size: replicas in a block, part of the seed's meaning.
+
+    Example:
+        >>> sv.Coupled(paths=256).paths
+        256
     """
 
     paths: int = 128

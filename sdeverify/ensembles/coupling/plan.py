@@ -44,6 +44,11 @@ class CoupledPlan:
         precision: half a 95% interval, as a share of an observable's largest weak error over time.
         seconds: what it will take here, from the pilot's time.
         limiting: the observable, and the rung, that ask for the most paths.
+
+    Example:
+        >>> how = sv.Coupled(paths=512)
+        >>> sv.CoupledPlan(how, precision=0.1, seconds=2.0, limiting="loss").how.paths
+        512
     """
 
     how: Coupled
@@ -86,6 +91,14 @@ def coupled_plan(
 
     Raises:
         InvalidInputError: a precision that is not positive, or no smooth observable.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> sgd, pilot = sv.SGD(learning_rate=0.5), sv.Coupled(paths=64, trunks=16)
+        >>> plan = sv.coupled_plan(sgd, oracle, theta0, [4], loss, precision=0.5, how=pilot)
+        >>> plan.how.paths >= 64, plan.limiting
+        (True, 'loss at rung 1')
     """
     if not number(precision, "the precision") > 0:
         raise InvalidInputError(

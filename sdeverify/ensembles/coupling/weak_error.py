@@ -87,6 +87,14 @@ def coupled_weak_error(
         InvalidInputError: a bad argument, before any work.
         UnsupportedError: no SDE belongs to the optimizer, or its noise depends on earlier steps.
         SdeverifyError: the dynamics diverged.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> sgd, how = sv.SGD(learning_rate=0.5), sv.Coupled(paths=64, trunks=16, chains=64)
+        >>> errors = sv.coupled_weak_error(sgd, oracle, None, theta0, [4], loss, how=how)
+        >>> float(errors["error"][-1, 0].round(3)), float(errors["standard_error"][-1, 0].round(3))
+        (-0.002, 0.002)
     """
     equation = derive(optimizer, oracle) if sde is None else sde
     rungs = [Rung(1.0, optimizer, oracle)]
@@ -119,6 +127,15 @@ def coupled_ladder(
     Returns:
         What `sv.ladder` gives, with the rungs' full covariance, and beside it what
         `coupled_weak_error` tells of each rung.
+
+    Example:
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(2))
+        >>> loss, theta0 = sv.measures.loss(circle_problem()), torch.ones(1).double()
+        >>> ladder, sgd = sv.SvagLevels([1, 2, 4]), sv.SGD(learning_rate=0.5)
+        >>> how = sv.Coupled(paths=64, trunks=16, chains=64)
+        >>> errors = sv.coupled_ladder(ladder, sgd, oracle, theta0, [4], loss, how=how)
+        >>> errors["error"].dims, errors["level"].values.tolist()
+        (('rung', 'step', 'observable'), [1.0, 2.0, 4.0])
     """
     rungs = ladder.rungs(optimizer, oracle)
     equations = [derive(rung.optimizer, rung.oracle, sde) for rung in rungs]

@@ -1,0 +1,1 @@
+"""How an ensemble moves by one step: an optimizer, Euler-Maruyama, torchsde."""

@@ -1,0 +1,1 @@
+"""Expectations on grids: a random map pushed forward, a generator integrated in time."""

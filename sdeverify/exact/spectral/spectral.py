@@ -97,6 +97,16 @@ def exact_weak_error(
         InvalidInputError: an interval that the chain leaves, too coarse a grid, a start outside
             the domain, a component without an axis or unknown, functions that do not have a period.
         UnsupportedError: more than three dimensions, or noise without atoms.
+
+    Example:
+        >>> from sdeverify.exact import Periodic
+        >>> oracle = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
+        >>> cosine = sv.Observable("cos", lambda state: state.theta[:, 0].cos())
+        >>> theta0, run = torch.ones(1).double(), (sv.SGD(learning_rate=0.2), oracle)
+        >>> domain = {"theta": Periodic()}
+        >>> errors = sv.exact_weak_error(*run, sv.derive(*run), theta0, [5], [cosine], domain)
+        >>> float(errors["error"][-1, 0].round(4)), bool(errors["bound"][-1, 0] < 1e-9)
+        (0.0105, True)
     """
 
     def chain(wanted: float | None) -> xr.Dataset:

@@ -1,0 +1,1 @@
+"""Gradients of ensembles: one form a file, and which form is taken."""

@@ -103,7 +103,12 @@ class ParameterLayout:
 
 
 def flatten_parameters(net: nn.Module) -> Vector:
-    """theta0: a copy of the net's trainable parameters as one vector, in the problem's order."""
+    """theta0: a copy of the net's trainable parameters as one vector, in the problem's order.
+
+    Example:
+        >>> sv.flatten_parameters(torch.nn.Linear(3, 2)).shape
+        torch.Size([8])
+    """
     layout = ParameterLayout.of(net)
     if not layout.names:
         raise InvalidInputError(NO_PARAMETERS.format(type(net).__name__))
