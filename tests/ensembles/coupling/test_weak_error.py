@@ -157,6 +157,18 @@ def test_rungs_share_their_paths_and_the_order_is_seen() -> None:
     assert "refuted" not in list(order.verdict.values)
 
 
+def test_the_sde_is_supported_beside_gradient_flow_which_is_refuted() -> None:
+    sgd = sv.SGD(learning_rate=0.1)
+    common = (sv.SvagLevels([1, 2, 4]), sgd, ORACLE, at_two(), [20], [COS, EXPCOS])
+    how = Coupled(paths=4000, trunks=128, block_size=1000)
+    right = coupled_ladder(*common, how=how)
+    flow = coupled_ladder(*common, how=how, sde=sv.GradientFlow)
+    order, control = (sv.estimate_order(ladder, steps=[20]) for ladder in (right, flow))
+    assert list(control.verdict.values.ravel()) == ["refuted", "refuted"]
+    verdict = sv.overall_verdict(order, flow=control)
+    assert verdict.verdict == "supported", verdict.text
+
+
 def test_a_wrong_noise_is_refuted_along_svag_levels() -> None:
     """The negative control: a temperature of 1.3 times the right one leaves a limit."""
 
