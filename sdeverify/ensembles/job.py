@@ -23,6 +23,9 @@ from sdeverify.problems.gradients.chunks import memory_limit
 Side = Literal["chain", "path", "flow", "full"]
 """The optimizer, its SDE, the SDE without noise, and the SDE with all samples, to confirm it."""
 
+PROBED = 2
+"""Replicas by which it is seen whether code still computes what it did."""
+
 _CHAIN_SAMPLES = 16
 """What an optimizer step costs, in gradients of one sample: the batch and its overhead, roughly."""
 
@@ -101,15 +104,16 @@ class Job:
             raise SdeverifyError(self._divergence(values))
         with np.errstate(over="ignore", invalid="ignore"):
             moments = cross_block_moments(values) if self.crossed else block_moments(values)
-        return BlockResult(moments, values if keep else None)
+        first = values[:PROBED].copy() if block == self.blocks[0] else None
+        return BlockResult(moments, values if keep else None, first)
 
     def probe(self) -> NDArray[np.float64]:
-        """The values of the first two replicas, as they are within their block.
+        """The values of the first PROBED replicas, as they are within their block.
 
         They are cheap beside a block and move with whatever moves a number: code, data, settings.
         """
         first = self.blocks[0]
-        return self._values(replace(first, last=min(2, first.size)))
+        return self._values(replace(first, last=min(PROBED, first.size)))
 
     def _values(self, block: Block) -> NDArray[np.float64]:
         if self.footprint is None:

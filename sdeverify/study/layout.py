@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.axes import BLOCK, OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
 from sdeverify.analysis.datasets.identity import DOUBLE, IDENTITY, SINGLE, explained, moved
+from sdeverify.ensembles.job import PROBED
 from sdeverify.errors import StoreError
 from sdeverify.study.safe_files import refused, scratch
 
@@ -64,12 +65,14 @@ class JobLayout:
         coordinates = _coordinates(job)
         sizes = {dim: len(values) for name, (dim, values) in coordinates.items() if name == dim}
         sizes["member"] = max(block.size for block in job.blocks)
+        sizes["probe_replica"] = min(PROBED, job.blocks[0].size)
         a, b = ((SUBSTEPS,), (SUBSTEPS, SUBSTEPS_BIS)) if job.crossed else ((), ())
         dims: dict[str, tuple[str, ...]] = {
             "block_count": (BLOCK,),
             "block_mean": (BLOCK, *a, STEP, OBSERVABLE),
             "block_comoment": (BLOCK, *b, STEP, OBSERVABLE),
             "done": (BLOCK,),
+            PROBE: ("probe_replica", *a, STEP, OBSERVABLE),
         }
         if keep_replicas:
             dims["block_values"] = (BLOCK, "member", *a, STEP, OBSERVABLE)
@@ -103,18 +106,12 @@ class JobLayout:
             group.create_array(
                 name,
                 shape=shape,
-                chunks=(1, *shape[1:]),
+                chunks=shape if name == PROBE else (1, *shape[1:]),
                 chunk_key_encoding={"name": "default", "separator": "."},
                 dtype=dtype,
                 fill_value=fill,
                 dimension_names=dims,
             )
-        probe = self.job.probe()
-        dims = ("probe_replica", *((SUBSTEPS,) if self.job.crossed else ()), STEP, OBSERVABLE)
-        kept = group.create_array(
-            PROBE, shape=probe.shape, chunks=probe.shape, dtype=probe.dtype, dimension_names=dims
-        )
-        kept[...] = probe
         for name, (dim, values) in self.coordinates.items():
             array = group.create_array(
                 name,
@@ -159,7 +156,7 @@ class JobLayout:
         grows = bool(differences) and _grows(stored, self.settings)
         if differences and not grows:
             raise StoreError(f"{place} holds {name} with other settings:\n{differences}\n{remedy}")
-        if checked:
+        if checked and bool(_member(group, "done")[0]):
             self._compare(_member(group, PROBE), f"{place} holds {name}", remedy)
         if grows:
             self._grow(group, stored, place)
@@ -198,8 +195,9 @@ class JobLayout:
         with refused(f"{place} could not be made larger", "Make room or name another folder."):
             if _sizes(stored)[last] != _sizes(self.settings)[last]:
                 _member(group, "done")[last] = 0
-            for name, (_, shape) in self.arrays.items():
-                _member(group, name).resize(shape)
+            for name, (dims, shape) in self.arrays.items():
+                if dims[0] == BLOCK:
+                    _member(group, name).resize(shape)
             _, blocks = self.coordinates[BLOCK]
             coordinate = _member(group, BLOCK)
             coordinate.resize(blocks.shape)

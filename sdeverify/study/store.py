@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.moments import BlockResult, Moments
 from sdeverify.errors import StoreError
-from sdeverify.study.layout import NUMBERS, JobLayout
+from sdeverify.study.layout import NUMBERS, PROBE, JobLayout
 from sdeverify.study.safe_files import reason, refused, replace_folder, scratch
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ class Store:
         if not place.exists():
             self.prepare()
             layout.create(place)
-            checked = False
         return StoredJob(place, name, layout, layout.open(place, name, checked))
 
     def write_tree(self, tree: xr.DataTree) -> Path:
@@ -146,6 +145,7 @@ class StoredJob:
         self._position = {block.index: i for i, block in enumerate(layout.job.blocks)}
         self._numbers = [_array(group, n) for n in NUMBERS if n in group]
         self._done = _array(group, "done")
+        self._probe = _array(group, PROBE)
 
     def check(self, job: Job) -> None:
         """Refuses another ensemble than the one that this place was made for.
@@ -203,6 +203,8 @@ class StoredJob:
             rows.append(self._padded(result.values))
         position = self._position[block]
         try:
+            if result.probe is not None:
+                self._probe[...] = result.probe
             for array, row in zip(self._numbers, rows, strict=True):
                 array[position] = row
             self._done[position] = np.uint32(_checksum(rows))

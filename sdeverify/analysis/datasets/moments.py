@@ -44,10 +44,11 @@ class Moments:
 
 
 class BlockResult(NamedTuple):
-    """One block's moments, and its replicas' values where they are kept."""
+    """One block's moments, its replicas' values where they are kept, the first block's probe."""
 
     moments: Moments
     values: NDArray[np.float64] | None
+    probe: NDArray[np.float64] | None = None
 
 
 def block_moments(values: Any) -> Moments:
