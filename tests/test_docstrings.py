@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import re
 from functools import cached_property
 from types import FunctionType
 from typing import Any
@@ -83,6 +84,20 @@ def test_every_public_method_says_what_it_is(name: str) -> None:
             forms = [vars(kind).get(member) for kind in documented.__mro__]
             said = [form.__doc__ for form in forms if isinstance(form, METHODS)]
             assert any(said), f"{name}.{member}"
+
+
+@pytest.mark.parametrize("name", [n for n, value in OBJECTS.items() if inspect.isfunction(value)])
+def test_a_docstring_that_describes_arguments_describes_all(name: str) -> None:
+    names = set(inspect.signature(OBJECTS[name]).parameters)
+    described = described_arguments(inspect.getdoc(OBJECTS[name]) or "")
+    assert not described or described == names
+
+
+def described_arguments(doc: str) -> set[str]:
+    """The names before the colons of an `Args:` section; one line may describe several."""
+    section = doc.partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w[\w, ]*):", section, flags=re.MULTILINE)
+    return {name for entry in entries for name in entry.split(", ")}
 
 
 def test_the_package_says_what_its_examples_suppose() -> None:

@@ -35,6 +35,7 @@ def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1)
 
     Args:
         ladder: the pilot's errors, with at least `terms + 1` rungs.
+        target: the standard error that an order is to have.
         terms: 2 for a second term of any size, which takes more replicas.
 
     Returns:

@@ -87,6 +87,7 @@ def overall_verdict(
     """The verdict over all observables and steps of `estimate_order`'s dataset.
 
     Args:
+        order: from `estimate_order`.
         exclude: observables that are shown but not judged: accuracy is not smooth, so the theorems
             say nothing about it.
         flow: the control, unless `estimate_order` had it; see `controlled`. A ladder that tests

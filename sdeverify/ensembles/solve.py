@@ -29,9 +29,11 @@ def simulate(
     """An ensemble of the discrete optimizer: means, standard errors and block moments.
 
     Args:
+        optimizer, oracle: of the run, at any SVAG level.
         start: the state that all replicas start from, or theta `(param,)` for plain SGD.
         steps: level-1 steps from the start; a number is recorded at about ten equal distances, a
             sequence at just these steps (0 is always recorded).
+        observables: one or several.
         options: `replicas`, `seed`, `block_size`, `keep_replicas`, `sink`, `progress`, `memory`:
             see `EnsembleOptions`.
 
@@ -69,6 +71,7 @@ def solve(
     """An ensemble of the SDE by Euler-Maruyama with the exact covariance of the gradient noise.
 
     Args:
+        sde: from `derive`, or of your own.
         start, steps, observables: as in `simulate`; here `steps` are whole numbers.
         substeps: integrator steps in one level-1 step; several step sizes share one Brownian path
             and are extrapolated to dt = 0. None for those that `plan` gives for so many replicas.

@@ -30,6 +30,7 @@ def warm_up(
     u = diag Sigma(theta).
 
     Args:
+        optimizer, oracle: of the run.
         theta0: the initial parameters, shape `(param,)`.
         steps: steps of the run; 0 is fine for SGD.
         seed: of the run's gradients.

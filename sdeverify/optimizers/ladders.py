@@ -29,6 +29,7 @@ def svag(
     themselves. (Li, Malladi, Arora 2021, section 4; Malladi et al. 2022, definition 6.1.)
 
     Args:
+        optimizer, oracle: at level 1.
         level: l >= 1, real.
 
     Raises:

@@ -123,12 +123,14 @@ def scaling_experiment(
     E scaled - E run, over independent ensembles; the run (kappa = 1) is shared by all distances.
 
     Args:
+        optimizer, oracle, start: the run at batch B, and where it and the scaled runs start from.
         kappas: batch factors > 1, ascending; 1 may stand first.
         rules: names or `BatchRule`s, see `scale`; None for all that fit the optimizer, the one that
             keeps its SDE first.
         steps: level-1 steps from the start, at which all batch factors are at whole own steps: the
             start's step and these are multiples of every kappa. A number is recorded at about
             eight such multiples.
+        observables: what is compared.
         tolerance: a rule holds while the largest |distance| over the compared steps is at most this
             share of the yardstick.
         yardstick: "spread", the standard deviation between replicas of the run, at the compared

@@ -37,6 +37,7 @@ def scale(
     scaled param groups and scaled copies of its state; the old one is left as it was.
 
     Args:
+        optimizer: one of this package, or a live `torch.optim` one.
         kappa: > 0; below 1 for smaller batches.
         rule: "auto" keeps the SDE: linear for SGD, `MomentumRule` for momentum, square root for
             RMSprop, Adam, AdamW. By name also "linear" (for momentum the customary rule, see its

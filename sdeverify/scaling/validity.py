@@ -62,11 +62,13 @@ def validity(
     `sdeverify.scaling.limits`; they are necessary, not sufficient.
 
     Args:
+        optimizer, oracle: the run at batch B.
         start: the state that the short run starts from, or theta `(param,)` for plain SGD.
         steps: level-1 steps of the run.
         replicas: independent runs; standard errors are over them.
         closeness: C, the factor within which runs shall agree.
         confidence: of the intervals of ratio and largest factor.
+        seed: of all gradients.
 
     Returns:
         - over step: `signal` G, `noise` N, `squared_parameter_norm`, each with `_standard_error`;

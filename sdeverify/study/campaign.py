@@ -171,6 +171,7 @@ def run(
     """Computes a study in this process and gives its results.
 
     Args:
+        study: one study, or a campaign of several.
         store: a `Store`, or the folder of one, which keeps blocks and results; with it a stopped
             run goes on where it was.
         sinks: in place of a store, (job name, job) -> where the job's blocks go.

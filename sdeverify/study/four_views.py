@@ -61,6 +61,7 @@ def four_views(
     with opposite signs, gives them the covariance -var(surrogate mean).
 
     Args:
+        optimizer, oracle: of the run.
         levels: SVAG's, >= 1. Level 1 is the optimizer itself and is not run again; alone for an
             SDE whose constants change with the noise scale.
         path_replicas: of the SDE; None for as many as of each discrete view.

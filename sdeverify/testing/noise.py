@@ -32,7 +32,9 @@ def check_noise(noise: Noise, problem: Problem | None = None, seed: int = 0) -> 
     noise has one, keeps Sigma.
 
     Args:
+        noise: that is checked.
         problem: by default four losses on the torus.
+        seed: of the draws.
 
     Example:
         >>> sv.testing.check_noise(sv.MinibatchNoise(2))

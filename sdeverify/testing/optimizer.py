@@ -32,6 +32,7 @@ def check_optimizer(
     level-1 step and the constants of the SDE, and has the refinement that it declares.
 
     Args:
+        optimizer: that is checked.
         oracle: by default mini-batches of two of four losses on the torus.
         sde: whose constants a level keeps, as in `derive`; by default the optimizer's own.
 

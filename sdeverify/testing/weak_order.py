@@ -68,8 +68,6 @@ def check_weak_order(
         AssertionError: with the order that was found, or why none was.
         UnsupportedError: more than three dimensions, noise without atoms, or out of time.
 
-        UnsupportedError: more than three dimensions, or noise without atoms.
-
     Example:
         >>> sv.testing.check_weak_order(sv.sdes.SGDFirstOrder, sv.SGD(learning_rate=0.2))
     """

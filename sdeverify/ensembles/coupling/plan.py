@@ -87,7 +87,9 @@ def coupled_plan(
         optimizer, oracle, start, steps, observables: as in `coupled_weak_error`.
         ladder: plan for all rungs of it, on common paths; None for the optimizer alone.
         sde: another SDE than the optimizer's own, as in `derive`.
+        precision: wanted, as a share of an observable's largest weak error over time.
         how: sizes other than `paths` and `trunks`, which are the pilot's.
+        seed, memory: of the pilot, as in `coupled_weak_error`.
 
     Raises:
         InvalidInputError: a precision that is not positive, or no smooth observable.
