@@ -9,13 +9,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sdeverify.errors import UnsupportedError
 from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.optimizers.schedules import Schedule, learning_rates
+from sdeverify.optimizers.skipped import check_skipped
 from sdeverify.optimizers.torch_classes import kind_of, values_of
-from sdeverify.optimizers.torch_groups import (
-    Binding,
-    Schedule,
-    bind,
-    learning_rates,
-)
+from sdeverify.optimizers.torch_groups import Binding, bind
 from sdeverify.problems.problem import Problem
 
 
@@ -37,13 +34,17 @@ def optimizer_from_torch(
     Args:
         opt: the torch optimizer.
         problem: of `problem_from_module`, with the same parameters; needed for several groups.
-        schedule: the LambdaLR that steps `opt`, once a step, or a function of the level-1 step
-            that gives the factor on all groups' initial learning rates. A ladder refines the
-            chain, so it is called with fractions of a step too.
+        schedule: the scheduler of torch that steps `opt`, once a step, or a function of the level-1
+            step that gives the factor on all groups' initial learning rates ("initial_lr"), counted
+            from the beginning of training. A ladder refines the chain, so a function (a LambdaLR's
+            too) is called with fractions of a step; other schedulers are read off a private copy,
+            and their rates hold from one step to the next.
 
     Raises:
-        UnsupportedError: an optimizer, option or scheduler that no SDE here covers.
-        InvalidInputError: parameters that do not fit the problem, or bad values.
+        UnsupportedError: an optimizer, option, hook or scheduler that no SDE here covers, or
+            parameters that torch skips for want of a gradient.
+        InvalidInputError: parameters that do not fit the problem, bad values, or a schedule that
+            disagrees with the live learning rates.
 
     Example:
         >>> net = torch.nn.Linear(3, 2)
@@ -54,11 +55,13 @@ def optimizer_from_torch(
     binding = bind(opt, problem)
     learning_rate, ratio = learning_rates(opt, binding, schedule)
     kind = kind_of(opt)
-    return kind(
+    ours = kind(
         learning_rate=learning_rate,
         learning_rate_ratio=ratio,
         **_hyperparameters(kind, opt, binding),
     )
+    check_skipped(type(opt).__name__, binding, ours)
+    return ours
 
 
 def _hyperparameters(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from sdeverify.base.arguments import whole
 from sdeverify.base.state import State
@@ -12,8 +12,14 @@ from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import floor_u
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.optimizers.schedules import (
+    Schedule,
+    ScheduledRatio,
+    check_live_rates,
+    epoch_of,
+)
 from sdeverify.optimizers.torch_classes import kind_of
-from sdeverify.optimizers.torch_groups import Binding, Schedule, ScheduledRatio, bind
+from sdeverify.optimizers.torch_groups import Binding, bind
 from sdeverify.problems.problem import Problem
 
 
@@ -36,13 +42,14 @@ def start_from_torch(
         oracle: gives sigma, the unit of u.
         optimizer: what `optimizer_from_torch` made of `opt`; made here where left out.
         schedule: as in `optimizer_from_torch`, where `optimizer` is left out.
-        step: optimizer steps so far. RMSprop and Adam count them, a LambdaLR too. torch's SGD does
+        step: optimizer steps so far. RMSprop and Adam count them, a scheduler too. torch's SGD does
             not: without a schedule only "none yet" matters there, and the default is 0 before the
             first step and 1 where there are momentum buffers.
 
     Raises:
         InvalidInputError: no step was made yet (adaptive methods), unequal step counters, a
-            counter that is not `step`, or a schedule whose step is unknown.
+            counter that is not `step`, a schedule whose step is unknown, or one that disagrees
+            with the live learning rates.
 
     Example:
         >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
@@ -77,7 +84,9 @@ def start_from_torch(
         y[ours] = torch.zeros_like(y["theta"])
         if started:
             y[ours] = binding.gather(lambda p, name=theirs: opt.state[p][name])  # type: ignore[misc]
-    k = _step_of(opt, binding, optimizer, schedule, step, bool(buffers) and started)
+    k = _step_of(binding, optimizer, schedule, step, bool(buffers) and started)
+    if isinstance(optimizer.learning_rate_ratio, ScheduledRatio):
+        check_live_rates(binding, optimizer.learning_rate, optimizer.learning_rate_ratio, k)
     return floor_u(optimizer.to_sde(k, y, oracle), oracle)[0]
 
 
@@ -106,7 +115,6 @@ def _check_buffers(
 
 
 def _step_of(
-    opt: torch.optim.Optimizer,
     binding: Binding,
     optimizer: Optimizer,
     schedule: Schedule | LRScheduler | None,
@@ -114,8 +122,7 @@ def _step_of(
     buffered: bool,
 ) -> int:
     """The number of optimizer steps so far."""
-    states = (opt.state.get(p, {}) for p in binding.all_parameters)
-    counted = sorted({float(s["step"]) for s in states if "step" in s})
+    counted = binding.step_counts
     if any(not count.is_integer() for count in counted):
         raise InvalidInputError(
             f"the optimizer's step counter is {counted}, not a whole number: it was scaled at a "
@@ -132,13 +139,19 @@ def _step_of(
         raise InvalidInputError(f"the optimizer counted {counts[0]} steps; got step={step}.")
     if counts:
         return counts[0]
+    if isinstance(schedule, LRScheduler):
+        epoch = epoch_of(schedule)
+        if step is not None and step != epoch:
+            raise InvalidInputError(
+                f"the {type(schedule).__name__} was stepped {epoch} times; got step={step}. Leave "
+                "step= out, or pass schedule=function."
+            )
+        return max(epoch, int(buffered))
     if step is not None:
         step = whole(step, "step")
         if buffered and step < 1:
             raise InvalidInputError(f"momentum buffers come from step 1 on; got step={step}.")
         return step
-    if isinstance(schedule, LambdaLR):
-        return max(schedule.last_epoch, int(buffered))
     ratio = optimizer.learning_rate_ratio
     if ratio is not None and not (isinstance(ratio, ScheduledRatio) and ratio.schedules is None):
         raise InvalidInputError(

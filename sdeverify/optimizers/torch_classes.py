@@ -9,6 +9,7 @@ import torch
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.optimizer import Optimizer, Option
+from sdeverify.optimizers.torch_hooks import check_step_hooks
 
 
 def optimizer_classes() -> list[type[Optimizer]]:
@@ -24,11 +25,13 @@ def kind_of(opt: Any) -> type[Optimizer]:
         InvalidInputError: this is no torch optimizer.
         UnsupportedError: a class or an option that no SDE covers, or groups of different kinds.
     """
+    wraps = _wrapped(opt)
     if not isinstance(opt, torch.optim.Optimizer):
         raise InvalidInputError(
-            f"a torch.optim optimizer is wanted here; got {type(opt).__name__}. Pass the "
-            "optimizer that the training loop calls step() on."
+            f"a torch.optim optimizer is wanted here; got {type(opt).__name__}. "
+            f"{wraps or 'Pass the optimizer that the training loop calls step() on.'}"
         )
+    check_step_hooks(opt)
     candidates = [kind for kind in optimizer_classes() if type(opt) in kind.torch_classes]
     if not candidates:
         raise _unknown(opt)
@@ -102,10 +105,23 @@ def _value(group: Mapping[str, Any], option: Option) -> Any:
     return group[option] if isinstance(option, str) else group[option[0]][option[1]]
 
 
+def _wrapped(opt: Any) -> str:
+    """The torch optimizer that an object has inside, and what to pass; empty where it has none."""
+    for name, inner in vars(opt).items() if hasattr(opt, "__dict__") else ():
+        if isinstance(inner, torch.optim.Optimizer):
+            return (
+                f"It wraps {type(inner).__name__}: pass .{name}, provided that the wrapper's "
+                "step is that of the optimizer inside (no clipping, no averaging, one step a call)."
+            )
+    return ""
+
+
 def _unknown(opt: torch.optim.Optimizer) -> UnsupportedError:
     known = {torch_class for kind in optimizer_classes() for torch_class in kind.torch_classes}
     names = ", ".join(sorted(torch_class.__name__ for torch_class in known))
     what = f"{type(opt).__module__}.{type(opt).__name__}"
+    if wraps := _wrapped(opt):
+        return UnsupportedError(f"{what} is not supported. {wraps}")
     own = "write an sdeverify.Optimizer for it, one small file that names it in torch_classes"
     if isinstance(opt, tuple(known)):
         return UnsupportedError(

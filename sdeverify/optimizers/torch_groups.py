@@ -4,55 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from sdeverify.base.shapes import Int, PerParameter, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.torch_classes import kind_of
+from sdeverify.optimizers.torch_hooks import check_gradient_hooks
 from sdeverify.problems.problem import Problem
-
-Schedule = Callable[[float], float]
-"""The factor of the learning rate at a level-1 step, which may be a fraction on a refined chain."""
-
-
-@dataclass(frozen=True)
-class ScheduledRatio:
-    """eta_g(step)/eta_ref of each parameter: the param groups' learning rates and their schedules.
-
-    Args:
-        ratios: each group's initial learning rate in units of the largest.
-        schedules: each group's factor over level-1 steps; None means constant.
-        group: the group of each parameter, or None where all groups have one ratio.
-        dtype: of the vectors.
-    """
-
-    ratios: tuple[float, ...]
-    schedules: tuple[Schedule, ...] | None
-    group: Int[Tensor, " param"] | None
-    dtype: torch.dtype = torch.float64
-
-    def __call__(self, step: float) -> PerParameter:
-        values = self.ratios
-        if self.schedules is not None:
-            factors = {id(s): _factor(s, step) for s in self.schedules}
-            pairs = zip(self.ratios, self.schedules, strict=True)
-            values = tuple(r * factors[id(s)] for r, s in pairs)
-        if self.group is None:
-            return values[0]
-        return torch.tensor(values, dtype=self.dtype, device=self.group.device)[self.group]
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The parameters of each group and their slices of theta; slices are None without a problem."""
+    """The parameters of each group and their slices of theta; slices are None without a problem.
+
+    Args:
+        step_counts: the different numbers of steps that the parameters have counted.
+    """
 
     groups: list[dict[str, Any]]
     parameters: list[list[torch.nn.Parameter]]
-    slices: list[list[slice]] | None
-    problem: Problem | None
+    step_counts: list[float]
+    slices: list[list[slice]] | None = None
+    problem: Problem | None = None
+
+    @property
+    def steps_counted(self) -> int | None:
+        """The steps that the optimizer has counted; None where it counts none."""
+        whole = len(self.step_counts) == 1 and self.step_counts[0].is_integer()
+        return int(self.step_counts[0]) if whole else None
 
     def spread(self, values: Sequence[float]) -> PerParameter:
         """One value a group as one number where all agree, else as a vector over theta."""
@@ -107,13 +88,15 @@ def bind(opt: torch.optim.Optimizer, problem: Problem | None) -> Binding:
         )
     for members in parameters:
         _check_parameters(type(opt).__name__, members)
+    states = [opt.state.get(p, {}) for members in parameters for p in members]
+    counts = sorted({float(s["step"]) for s in states if "step" in s})
     if problem is None:
         if len(groups) > 1:
             raise InvalidInputError(
                 f"this {type(opt).__name__} has {len(groups)} param groups; pass problem= (of "
                 "problem_from_module), which knows where their parameters lie."
             )
-        return Binding(groups, parameters, None, None)
+        return Binding(groups, parameters, counts)
     slices_of = getattr(problem, "slices_of", None)
     if slices_of is None:
         raise InvalidInputError(
@@ -128,91 +111,7 @@ def bind(opt: torch.optim.Optimizer, problem: Problem | None) -> Binding:
                 "gradient when the problem was made. Make the problem from the net as trained."
             )
     _check_complete(type(opt).__name__, problem, slices)
-    return Binding(groups, parameters, slices, problem)
-
-
-def learning_rates(
-    opt: torch.optim.Optimizer, binding: Binding, schedule: Schedule | LRScheduler | None
-) -> tuple[float, ScheduledRatio | None]:
-    """eta_ref, the largest initial learning rate, and every group's ratio to it over the steps."""
-    scheduled = any("initial_lr" in g for g in binding.groups)
-    if schedule is None and scheduled:
-        raise InvalidInputError(
-            f"a learning-rate scheduler is attached to this {type(opt).__name__} (its groups have "
-            "an 'initial_lr'). Pass schedule=: the LambdaLR itself, or a function of the step that "
-            "gives the factor on the initial learning rates."
-        )
-    bases = [float(g.get("initial_lr", g["lr"])) for g in binding.groups]
-    largest = max(bases)
-    if not largest > 0:
-        raise InvalidInputError(
-            f"{type(opt).__name__}: some learning rate must be > 0; got {bases}. Nothing moves."
-        )
-    schedules = None if schedule is None else _schedules(opt, binding, schedule)
-    ratios = tuple(base / largest for base in bases)
-    same = len(set(ratios)) == 1 and (schedules is None or len({id(s) for s in schedules}) == 1)
-    if same and schedules is None:
-        return largest, None
-    if same or binding.problem is None:
-        return largest, ScheduledRatio(ratios, schedules, None)
-    return largest, ScheduledRatio(ratios, schedules, binding.group_of(), binding.problem.dtype)
-
-
-def _schedules(
-    opt: torch.optim.Optimizer, binding: Binding, schedule: Schedule | LRScheduler
-) -> tuple[Schedule, ...]:
-    if isinstance(schedule, LambdaLR):
-        if schedule.optimizer is not opt:
-            raise InvalidInputError("schedule= is the LambdaLR of another optimizer; pass its own.")
-        _check_current_rates(binding, schedule, opt)
-        of_group = {id(g): f for g, f in zip(opt.param_groups, schedule.lr_lambdas, strict=True)}
-        return tuple(cast(Schedule, of_group[id(g)]) for g in binding.groups)
-    if isinstance(schedule, LRScheduler) or not callable(schedule):
-        raise UnsupportedError(
-            f"a {type(schedule).__name__} cannot be read as a function of the step. Pass "
-            "schedule=function, which gives the factor on the initial learning rates at a step, or "
-            "use torch's LambdaLR."
-        )
-    return (schedule,) * len(binding.groups)
-
-
-def _check_current_rates(binding: Binding, scheduler: LambdaLR, opt: torch.optim.Optimizer) -> None:
-    """Refuses a LambdaLR that is not stepped with the optimizer, or not alone."""
-    epoch = scheduler.last_epoch
-    states = (opt.state.get(p, {}) for p in binding.all_parameters)
-    counts = {int(s["step"]) for s in states if "step" in s}
-    if counts and abs(max(counts) - epoch) > 1:
-        raise InvalidInputError(
-            f"the LambdaLR was stepped {epoch} times in {max(counts)} optimizer steps. Where it is "
-            "stepped once an epoch, pass schedule=lambda step: factor(step // steps_per_epoch)."
-        )
-    wanted = {
-        id(g): float(base) * f(epoch)
-        for g, base, f in zip(
-            opt.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-        )
-    }
-    for group in binding.groups:
-        rate = float(group["lr"])
-        if abs(rate - wanted[id(group)]) > 1e-5 * max(abs(rate), abs(wanted[id(group)])):
-            raise InvalidInputError(
-                f"a group's learning rate is {rate:g}, but its LambdaLR says {wanted[id(group)]:g} "
-                f"after {epoch} steps: something else changes it. Pass the whole schedule as "
-                "schedule=function."
-            )
-
-
-def _factor(schedule: Schedule, step: float) -> float:
-    """The schedule at a step, as an int where it is whole, since torch's lambdas get ints."""
-    nearest = round(step)
-    whole = abs(step - nearest) <= 1e-9 * max(1.0, abs(step))
-    try:
-        return float(schedule(nearest if whole else step))
-    except (TypeError, IndexError, KeyError) as error:
-        raise InvalidInputError(
-            f"the schedule cannot be evaluated at step {step:g}: {error}. It is a function of a "
-            "real step from 0 to the end of the comparison; interpolate a table."
-        ) from error
+    return Binding(groups, parameters, counts, slices, problem)
 
 
 def _check_parameters(name: str, members: list[torch.nn.Parameter]) -> None:
@@ -228,6 +127,7 @@ def _check_parameters(name: str, members: list[torch.nn.Parameter]) -> None:
                 f"{name}: a parameter of shape {shape} is sparse or has sparse gradients; use "
                 "dense ones (sparse=False in an embedding)."
             )
+        check_gradient_hooks(parameter)
 
 
 def _check_complete(name: str, problem: Problem, slices: list[list[slice]]) -> None:

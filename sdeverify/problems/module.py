@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -22,7 +24,7 @@ from sdeverify.problems.gradients.parameters import (
     load_parameters,
 )
 from sdeverify.problems.gradients.samples import NetInputs, Samples
-from sdeverify.problems.module_problem import ModuleProblem
+from sdeverify.problems.module_problem import LEAST_BYTES, ModuleProblem
 
 __all__ = ["ModuleProblem", "flatten_parameters", "load_parameters", "problem_from_module"]
 
@@ -47,7 +49,8 @@ def problem_from_module(
         targets: `(sample, ...)`.
         loss: (outputs, targets) -> one value a sample, for instance
             `nn.CrossEntropyLoss(reduction="none")`.
-        dtype: of the computation; the parameters' own by default.
+        dtype: of the computation, at least 32 bits; the parameters' own by default, and float32
+            with a warning where these have 16.
         device: the parameters' own by default.
         memory: budget for temporary memory, in bytes or as a text, "2GB" (by default 1 GiB);
             replicas and samples are cut into chunks that fit.
@@ -87,7 +90,7 @@ def problem_from_module(
         samples,
         loss,
         reference=layout.flatten({k: p.detach() for k, p in layout.live.items()}),
-        dtype=dtype or _common_dtype(layout),
+        dtype=dtype or _wide_enough(_common_dtype(layout)),
         device=torch.device(first.device if device is None else device),
         memory=None if memory is None else memory_budget(memory),
         compiled=compiled,
@@ -100,6 +103,19 @@ def _unwrapped(net: nn.Module) -> nn.Module:
         net = net.module
     own = getattr(net, "_orig_mod", net)
     return own if isinstance(own, nn.Module) else net
+
+
+def _wide_enough(dtype: torch.dtype) -> torch.dtype:
+    """float32 in place of a type of 16 bits, with a warning."""
+    if dtype.itemsize >= LEAST_BYTES:
+        return dtype
+    warnings.warn(
+        f"the net's parameters are {dtype}. Loss, gradients and steps are computed in float32 from "
+        f"their values: the small steps of an SDE are lost in {dtype}, and the rounding of a run "
+        f"in {dtype} is no part of what is computed.",
+        stacklevel=3,
+    )
+    return torch.float32
 
 
 def _common_dtype(layout: ParameterLayout) -> torch.dtype:

@@ -45,12 +45,14 @@ from sdeverify.problems.gradients.selection import gradient_kernel, moments_kern
 from sdeverify.problems.gradients.within_step import WithinStep
 from sdeverify.problems.problem import Problem, WeightedMoments
 from sdeverify.problems.reduction import setting
-from sdeverify.problems.trial import LOOKED_AT, Trial
+from sdeverify.problems.trial import LOOKED_AT, SAMPLES, Trial
 
 UNMEASURED = 64
 """Activations are taken to be so many times the inputs where they cannot be measured."""
 PROBE = 6
 """Samples on which fast forms are compared."""
+LEAST_BYTES = 4
+"""Of a number in which steps are computed."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,8 +99,11 @@ class ModuleProblem(Problem):
         """The problem on its device, after a trial; `net` is copied."""
         if compiled:
             check_compiler(device)
-        if not dtype.is_floating_point:
-            raise UnsupportedError(f"dtype must be a floating-point type; got {dtype}.")
+        if not dtype.is_floating_point or dtype.itemsize < LEAST_BYTES:
+            raise UnsupportedError(
+                f"dtype must be torch.float32 or torch.float64; got {dtype}. In 16 bits the small "
+                "steps of an SDE are lost in rounding."
+            )
         data = samples.to(device, dtype)
         reference = reference.to(device, dtype)
         twin, moved = private_copy(net), loss
@@ -182,6 +187,15 @@ class ModuleProblem(Problem):
     def moments_route(self) -> str:
         """How second moments are computed: "dense chain", "layerwise", "per sample" or "loop"."""
         return self._moments.name
+
+    @property
+    def net_dtypes(self) -> set[torch.dtype]:
+        """Of the live net's trainable parameters."""
+        return {parameter.dtype for parameter in self.model.layout.live.values()}
+
+    def parameters_without_gradient(self) -> list[str]:
+        """Trainable parameters that some sample's loss does not depend on: their grad is None."""
+        return self.loop.without_gradient(self.reference, self.data.at(self.data.spread(SAMPLES)))
 
     def slices_of(self, parameters: Iterable[nn.Parameter]) -> list[slice]:
         """The part of theta of each live parameter, by identity; a frozen one's is empty."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdeverify.analysis import weak_error
+from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles import measures
 from sdeverify.ensembles.build import chain_job, path_job
@@ -27,8 +28,11 @@ from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
 from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.from_torch import optimizer_from_torch
+from sdeverify.optimizers.optimizer import Optimizer
+from sdeverify.optimizers.schedules import ScheduledRatio
 from sdeverify.optimizers.start import start_from_torch
 from sdeverify.problems.module import ModuleProblem, problem_from_module
+from sdeverify.problems.problem import Problem
 from sdeverify.sdes import GradientFlow, GradientSDE
 
 SMALL_SIGNAL = 0.1
@@ -43,6 +47,7 @@ class Answer:
         errors: signed weak errors with standard errors over (step, observable), and the largest
             over time with a 95% interval; `flow_error` is gradient flow's.
         chain, path: the ensembles of the optimizer and of the SDE.
+        optimizer: ours, with the hyperparameters of the live one.
         sde: the SDE.
         start: the state that both start from, that of the live optimizer.
         noise: skewness and kurtosis of one sample's gradient at the start.
@@ -52,6 +57,7 @@ class Answer:
     errors: xr.Dataset
     chain: xr.Dataset
     path: xr.Dataset
+    optimizer: Optimizer
     sde: GradientSDE
     start: State
     noise: NoiseStatistics
@@ -84,7 +90,21 @@ class Answer:
             "step. Flow error: the same without the SDE's noise. One step size gives a distance, "
             "not an order: use a Study with SvagLevels for a verdict on the SDE."
         )
-        return "\n".join([head, "", *rows, "", notes, "", self._solved(), *self._dominance()])
+        return "\n".join(
+            [head, *self._run(), "", *rows, "", notes, "", self._solved(), *self._dominance()]
+        )
+
+    def _run(self) -> list[str]:
+        """What was read of the training run, for the reader to compare with what was meant."""
+        oracle, options = self.sde.oracle, self.optimizer.hyperparameters
+        steps = self.start.step, float(self.errors["step"][-1])
+        others = [f"{name} {_short(value)}" for name, value in options.items() if name != "lr"]
+        return [
+            f"learning rate: {_learning_rates(self.optimizer, *steps)}",
+            f"other options: {', '.join(others) or 'none'}",
+            f"noise: {oracle.noise.describe(oracle.problem)}",
+            f"computed in {_dtypes(oracle.problem)}",
+        ]
 
     def _solved(self) -> str:
         """How the SDE was solved, why, and what precision was reached."""
@@ -218,12 +238,38 @@ def verify(
             GradientFlow.without_noise(sde), *common, run.of_size(2), substeps=fine, side="flow"
         ),
     }
+    optimizer.ratio(start.step + jobs["optimizer"].steps[-1] - 1)  # refused if there is none
     chain, path, flow = run_jobs(jobs, progress=run.progress).values()
     errors = weak_error(chain, path)
     errors["flow_error"] = weak_error(chain, flow)["error"]
     statistics = noise_statistics(problem, start.expand(1).theta[0])
     solved = replace(how, replicas=paths, runs=runs)
-    return Answer(errors, chain, path, sde, start, statistics, solved)
+    return Answer(errors, chain, path, optimizer, sde, start, statistics, solved)
+
+
+def _learning_rates(optimizer: Optimizer, first: float, last: float) -> str:
+    """The learning rates of the first and the last compared step, where they are scheduled."""
+    ratio = optimizer.learning_rate_ratio
+    at = [_short(optimizer.learning_rate * optimizer.ratio(step)) for step in (first, last - 1)]
+    if ratio is None or (isinstance(ratio, ScheduledRatio) and ratio.schedules is None):
+        return f"{at[0]}, constant"
+    return f"{at[0]} at step {first:g}, {at[1]} at step {last - 1:g} (scheduled)"
+
+
+def _dtypes(problem: Problem) -> str:
+    """The dtype of the computation, and the net's own where that is another."""
+    computed, own = str(problem.dtype), {str(d) for d in getattr(problem, "net_dtypes", ())}
+    if own <= {computed}:
+        return computed
+    return f"{computed} (the net is in {', '.join(sorted(own))}, whose rounding is left out)"
+
+
+def _short(value: PerParameter) -> str:
+    """A number, or the range of a vector."""
+    if not isinstance(value, Tensor):
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    low, high = value.min(), value.max()
+    return f"{float(low):.6g}" if low == high else f"{float(low):.6g} to {float(high):.6g}"
 
 
 def _default_observables(problem: ModuleProblem) -> list[Observable]:

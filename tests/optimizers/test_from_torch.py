@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, StepLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError, UnsupportedError
@@ -152,13 +152,6 @@ def test_a_scheduler_that_is_not_passed_on_is_noticed(net: nn.Sequential) -> Non
     LambdaLR(opt, lambda step: 1.0)
     with pytest.raises(InvalidInputError, match="scheduler is attached"):
         optimizer_from_torch(opt)
-
-
-def test_schedulers_other_than_lambdas_are_refused(net: nn.Sequential) -> None:
-    opt = torch.optim.SGD(net.parameters(), lr=0.1)
-    scheduler = StepLR(opt, 10)
-    with pytest.raises(UnsupportedError, match="StepLR cannot be read.*schedule=function"):
-        optimizer_from_torch(opt, schedule=scheduler)
 
 
 def test_the_scheduler_of_another_optimizer_is_refused(net: nn.Sequential) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -60,3 +63,67 @@ def test_a_reduced_loss_is_refused_before_any_work() -> None:
     net, inputs, targets, optimizer = trained(2)
     with pytest.raises(sv.SdeverifyError, match="reduction"):
         sv.verify(net, inputs, targets, nn.CrossEntropyLoss(), optimizer)
+
+
+def test_the_answer_says_what_was_read_of_the_run() -> None:
+    net, inputs, targets, optimizer = trained()
+    loss = nn.CrossEntropyLoss(reduction="none")
+    common = {"batch_size": 8, "steps": 2, "replicas": 8, "substeps": 1}
+    text = str(sv.verify(net, inputs, targets, loss, optimizer, **common))
+    for words in (
+        "learning rate: 0.005, constant",
+        "other options: alpha 0.95, eps 0.01, weight_decay 0",
+        "noise: mini-batches of 8 out of 128 samples, with replacement",
+        "computed in torch.float32\n",
+    ):
+        assert words in text
+    optimizer.param_groups[0]["initial_lr"] = 0.005
+    decay = partial(pow, 0.9)
+    optimizer.param_groups[0]["lr"] = 0.005 * decay(30)
+    text = str(sv.verify(net, inputs, targets, loss, optimizer, schedule=decay, **common))
+    rates = [f"{0.005 * 0.9**k:.6g} at step {k}" for k in (30, 31)]
+    assert f"learning rate: {rates[0]}, {rates[1]} (scheduled)" in text
+
+
+def test_a_schedule_that_ends_before_the_comparison_is_refused_before_any_step() -> None:
+    net, inputs, targets, _ = trained(2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 5, cycle_momentum=False)
+    loss, ran = nn.CrossEntropyLoss(reduction="none"), []
+    with pytest.raises(sv.InvalidInputError, match="no learning rate for step 6.*fewer steps"):
+        sv.verify(
+            net, inputs, targets, loss, optimizer, schedule=scheduler, steps=40, replicas=8,
+            observables=sv.Observable("first", lambda state: ran.append(0) or state.theta[:, 0]),
+        )  # fmt: skip
+    assert not ran
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_net_in_half_precision_is_verified_in_float32_and_the_answer_says_so(
+    dtype: torch.dtype,
+) -> None:
+    """The same numbers as of the same net in float32, whose parameters are the rounded ones."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1).to(dtype)
+    inputs = torch.randn(16, 3).to(dtype)
+    common = {"batch_size": 4, "steps": 4, "replicas": 16, "substeps": 2}
+    wide, loop = copy.deepcopy(net).float(), partial(torch.optim.SGD, lr=0.01)
+    data = (inputs, inputs[:, :1], squares)
+    with pytest.warns(UserWarning, match="computed in float32"):
+        half = sv.verify(net, *data, loop(net.parameters()), **common)
+    single = sv.verify(wide, *data, loop(wide.parameters()), **common)
+    assert half.errors["error"].equals(single.errors["error"])
+    assert float(half.errors["standard_error"].max()) > 0
+    assert f"torch.float32 (the net is in {dtype}, whose rounding is left out)" in str(half)
+
+
+def test_computing_in_half_precision_is_refused() -> None:
+    net, inputs = nn.Linear(3, 1), torch.randn(8, 3)
+    with pytest.raises(
+        sv.UnsupportedError, match=r"float32 or torch\.float64; got torch\.bfloat16"
+    ):
+        sv.problem_from_module(net, inputs, inputs[:, :1], squares, dtype=torch.bfloat16)
+
+
+def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).square().sum(-1)
