@@ -34,7 +34,7 @@ HALF_SLACK = 0.05
 
 WAKE = 2.0
 """What a measured step costs the loop, in units of the meter's own time in it: what it reads pushes
-the loop's data out of the caches. 1.2 to 1.5 was measured on two cores."""
+the loop's data out of the caches. 1.3 to 1.5 was measured on two cores."""
 
 LossScale = float | Callable[[], float]
 

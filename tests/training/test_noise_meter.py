@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from scipy import stats
 from torch import nn
+from torch.func import functional_call, grad, vmap
 
 from sdeverify import NoiseMeter, noise_statistics, problem_from_module
 from sdeverify.errors import InconclusiveError, InvalidInputError, UnsupportedError
@@ -50,10 +51,15 @@ class Run:
             self.backward(self.batch(), loss_scale)
 
     def per_sample_gradients(self) -> torch.Tensor:
-        problem = problem_from_module(self.net, self.inputs, self.targets, LOSS)
-        theta = torch.cat([p.detach().reshape(-1) for p in self.net.parameters()])
-        every = torch.arange(SAMPLES).unsqueeze(0)
-        return problem.per_sample_gradients(theta.unsqueeze(0), every)[0].detach().double()
+        """All of them `(sample, param)`, by torch.func alone."""
+
+        def loss(parameters, x, target):
+            outputs = functional_call(self.net, parameters, x.unsqueeze(0))
+            return LOSS(outputs, target.unsqueeze(0)).squeeze(0)
+
+        parameters = {name: p.detach() for name, p in self.net.named_parameters()}
+        each = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, self.inputs, self.targets)
+        return torch.cat([g.flatten(1) for g in each.values()], 1).double()
 
 
 def meter_of(optimizer, **options):
@@ -332,8 +338,7 @@ def test_the_meter_takes_at_most_one_percent_of_the_loops_time():
     optimizer = torch.optim.Adam(net.parameters())
     meter = NoiseMeter(optimizer, micro_batch_size=128, micro_batches=2, loss_scale=0.5)
     costs, measured = [], []
-    begin = process_time()
-    while process_time() - begin < 3:
+    while sum(costs) < 2 or sum(measured) < 8:
         start, before = process_time(), meter.measured
         for _ in range(2):
             (net(inputs).square().mean() / 2).backward()
@@ -343,7 +348,6 @@ def test_the_meter_takes_at_most_one_percent_of_the_loops_time():
         costs.append(process_time() - start)
         measured.append(meter.measured > before)
     costs, measured = np.array(costs), np.array(measured)
-    assert measured.sum() >= 8
     extra = np.median(costs[measured]) - np.median(costs[~measured])
     assert 0 < extra * measured.sum() / costs.sum() < 0.01
 
