@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 from typer.testing import CliRunner
 
 import sdeverify as sv
+from sdeverify.analysis import overall_verdict
 from sdeverify.cli.app import app
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.problems.library import circle_problem
+from sdeverify.study.certify import certified_order
 from sdeverify.testing import check_optimizer, check_sde
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_optimizer.py"
@@ -78,13 +83,74 @@ def test_it_and_its_sde_pass_the_conformance_kit(own: ModuleType) -> None:
     check_sde(own.SoftSignumSDE, typical(own))
 
 
-def test_a_wrong_sde_of_it_does_not_pass(own: ModuleType) -> None:
-    class Halved(own.SoftSignumSDE):  # type: ignore[misc, name-defined]
-        def inject(self, t, y, increment):  # type: ignore[no-untyped-def]
-            return {"m": 0.5 * self.c * increment}
+def with_half_the_noise(optimizer: sv.Optimizer, oracle: sv.GradientOracle) -> Any:
+    sde = optimizer.sde(oracle)
+    return replace(sde, intensity=0.5 * sde.intensity)
 
-    with pytest.raises(AssertionError, match="Halved does not have weak order 1"):
-        check_sde(Halved, typical(own))
+
+def test_a_wrong_sde_of_it_does_not_pass(own: ModuleType) -> None:
+    with pytest.raises(AssertionError, match="SoftSignumSDE does not have weak order 1"):
+        check_sde(with_half_the_noise, typical(own))
+
+
+LADDER = sv.SvagLevels([1, 2, 4, 8])
+OBSERVABLES = (
+    sv.Observable("sin 2x", lambda s: (2 * s.theta[:, 0]).sin()),
+    sv.Observable("m^2", lambda s: s.m[:, 0].square()),
+)
+
+
+@pytest.fixture(scope="module")
+def study(own: ModuleType) -> sv.Study:
+    """On the circle; delta is several standard deviations of m, so that grids resolve phi."""
+    return sv.Study(
+        name="soft-signum",
+        title="SoftSignum",
+        optimizer=own.SoftSignum(learning_rate=0.1, beta=0.7, delta=2.0),
+        oracle=GradientOracle(circle_problem(), sv.MinibatchNoise(1)),
+        start=sv.State(0, theta=torch.tensor([2.0]).double(), m=torch.tensor([0.5]).double()),
+        steps=[8.0],
+        observables=OBSERVABLES,
+        ladder=LADDER,
+        replicas=16384,
+    )
+
+
+@pytest.fixture(scope="module")
+def certificate(study: sv.Study) -> xr.DataTree:
+    return sv.certify(study).children["soft-signum"]
+
+
+@pytest.mark.slow
+def test_its_sde_is_certified(certificate: xr.DataTree) -> None:
+    order = certificate["order"].to_dataset()
+    assert (order["verdict"] == "supported").all()
+    assert abs(order["order"] - 1).max() < 0.02
+
+
+@pytest.mark.slow
+def test_half_the_noise_is_refuted_without_sampling(
+    study: sv.Study, certificate: xr.DataTree
+) -> None:
+    chains = [certificate[f"chain_{i}"].to_dataset() for i in range(4)]
+    order = certified_order(replace(study, sde=with_half_the_noise), chains=chains)
+    assert (order["verdict"] == "refuted").all()
+
+
+@pytest.mark.slow
+def test_its_ladder_is_measured_and_agrees_with_the_certificate(
+    study: sv.Study, certificate: xr.DataTree
+) -> None:
+    """Eight sampled errors within 4.5 standard errors: a false alarm in 1.8e4 seeds."""
+    sampled = sv.run(study)["soft-signum"]
+    error, exact = (tree["errors"].to_dataset().isel(step=-1) for tree in (sampled, certificate))
+    assert (abs(error["error"] - exact["error"]) < 4.5 * error["standard_error"]).all()
+    assert overall_verdict(sampled["order"].to_dataset()).verdict != "refuted"
+
+
+def test_its_ladder_refutes_half_the_noise(study: sv.Study) -> None:
+    wrong = replace(study, sde=with_half_the_noise, replicas=4096)
+    assert overall_verdict(sv.run(wrong)["soft-signum/order"].to_dataset()).verdict == "refuted"
 
 
 def test_its_levels_and_its_rule_keep_the_sde(own: ModuleType) -> None:
