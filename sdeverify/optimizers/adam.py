@@ -115,16 +115,23 @@ class Adam(Adaptive):
     @classmethod
     def moved(cls, name: str, value: Any, change: Change) -> Any:
         """As a rule moves it, but beta1 = 0, which is no memory, stays."""
-        if name == "beta1" and not isinstance(value, Tensor) and value == 0:
+        if name != "beta1" or not _any_zero(value):
+            return super().moved(name, value, change)
+        if not isinstance(value, Tensor):
             return value
-        return super().moved(name, value, change)
+        return torch.where(value == 0, value, super().moved(name, value, change))
 
     def sde(self, oracle: GradientOracle, keep_signal: bool = False) -> AdamSDE:
-        if not isinstance(self.beta1, Tensor) and self.beta1 == 0:
+        if _any_zero(self.beta1):
+            use = "beta1 > 0"
+            if not _any_nonzero(self.decoupled_weight_decay):
+                use = (
+                    "RMSprop with beta = beta2 and the same epsilon, whose steps are the same once "
+                    "beta2^k is negligible, or beta1 > 0"
+                )
             raise UnsupportedError(
                 "Adam with beta1 = 0 has no memory of gradients: its limit is RMSprop's SDE with "
-                "bias correction, which is not offered. Once beta2^k is negligible its steps are "
-                "those of RMSprop with beta = beta2 and the same epsilon; use that, or beta1 > 0."
+                f"bias correction, which is not offered. Use {use}, in all param groups."
             )
         return AdamSDE(
             oracle,
@@ -156,3 +163,11 @@ class Adam(Adaptive):
             return cls.options
         coupled = {name: o for name, o in cls.options.items() if name != "weight_decay"}
         return {**coupled, "decoupled_weight_decay": "weight_decay"}
+
+
+def _any_zero(value: PerParameter) -> bool:
+    return bool((value == 0).any()) if isinstance(value, Tensor) else value == 0
+
+
+def _any_nonzero(value: PerParameter) -> bool:
+    return bool((value != 0).any()) if isinstance(value, Tensor) else value != 0

@@ -32,8 +32,16 @@ def check_skipped(name: str, binding: Binding, optimizer: Optimizer) -> None:
         for members, slices in zip(binding.parameters, binding.slices, strict=True)
         for parameter, where in zip(members, slices, strict=True)
     }
-    empty = {key for key, parameter in parameters.items() if parameter.grad is None}
-    unused = set(unused_of()) if _moves_without_gradient(optimizer) or empty else set()
+    of_samples: list[set[str]] = unused_of()
+    unused, everywhere = set.union(*of_samples), set.intersection(*of_samples)
+    trained = {key for key in everywhere if _has_gradient(parameters[key])}
+    if trained:
+        raise UnsupportedError(
+            f"{_listed(trained)}: the loss of the {len(of_samples)} samples that were tried does "
+            "not depend on the parameter, but training had a gradient for it. Pass the net and the "
+            "loss of the training loop, penalties and auxiliary losses included, or call "
+            "zero_grad() first if that gradient is not the loop's."
+        )
     if unused and _moves_without_gradient(optimizer):
         raise UnsupportedError(
             f"{_listed(unused)}: no gradient comes from some samples (grad stays None), and "
@@ -42,6 +50,7 @@ def check_skipped(name: str, binding: Binding, optimizer: Optimizer) -> None:
             "problem_from_module and verify leaves the run as it is; if some do, let the net "
             "always use it (outputs + 0 * parameter.sum()), so that the gradient is 0 and not None."
         )
+    empty = {key for key, parameter in parameters.items() if parameter.grad is None}
     by_hand = empty - unused
     if by_hand and len(empty) < len(parameters):
         raise UnsupportedError(
@@ -56,6 +65,10 @@ def _moves_without_gradient(optimizer: Optimizer) -> bool:
     others = [value for name, value in optimizer.hyperparameters.items() if name != "lr"]
     set_ones = [bool(v.any()) if isinstance(v, Tensor) else bool(v) for v in others]
     return len(optimizer.components) > 1 or any(set_ones)
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def _listed(names: set[str]) -> str:

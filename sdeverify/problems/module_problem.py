@@ -193,8 +193,8 @@ class ModuleProblem(Problem):
         """Of the live net's trainable parameters."""
         return {parameter.dtype for parameter in self.model.layout.live.values()}
 
-    def parameters_without_gradient(self) -> list[str]:
-        """Trainable parameters that some sample's loss does not depend on: their grad is None."""
+    def parameters_without_gradient(self) -> list[set[str]]:
+        """Trainable parameters on which the loss does not depend, for each of some samples."""
         return self.loop.without_gradient(self.reference, self.data.at(self.data.spread(SAMPLES)))
 
     def slices_of(self, parameters: Iterable[nn.Parameter]) -> list[slice]:

@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import torch
 
 from sdeverify.base.arguments import number
-from sdeverify.base.shapes import Tensor
+from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
@@ -144,8 +144,16 @@ def _relaxations(optimizer: Optimizer | torch.optim.Optimizer) -> list[float]:
         return relaxations_of(optimizer)
     betas = {name: getattr(optimizer, name) for name in optimizer.betas}
     half = Change(relaxation=0.5)
-    values = [v for name, v in betas.items() if optimizer.moved(name, v, half) is not v]
-    return [1 - float(v.min()) if isinstance(v, Tensor) else 1 - v for v in values]
+    pairs = [(value, optimizer.moved(name, value, half)) for name, value in betas.items()]
+    return [1 - lowest for value, moved in pairs for lowest in _lowest_moving(value, moved)]
+
+
+def _lowest_moving(value: PerParameter, moved: PerParameter) -> list[float]:
+    """The smallest of those entries that a rule moves, if it moves any."""
+    if isinstance(value, Tensor):
+        moving = value[value != moved]
+        return [float(moving.min())] if moving.numel() else []
+    return [] if value == moved else [value]
 
 
 def _check_positive(kappa: float) -> None:

@@ -17,7 +17,7 @@ from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.start import start_from_torch
 from sdeverify.optimizers.torch_classes import kind_of
 from sdeverify.problems.module import ModuleProblem, problem_from_module
-from sdeverify.scaling.scale import scale
+from sdeverify.scaling.scale import largest_kappa, scale
 
 
 class TwoHeads(nn.Module):
@@ -156,8 +156,23 @@ def test_parameters_that_only_some_samples_use_are_refused() -> None:
     opt = torch.optim.AdamW(net.parameters(), lr=0.01)
     with pytest.warns(UserWarning, match="plain autograd"):
         problem = problem_of(net)
+    train(net, opt, 2)
     with pytest.raises(UnsupportedError, match="let the net always use it"):
         optimizer_from_torch(opt, problem)
+    assert optimizer_from_torch(torch.optim.SGD(net.parameters(), lr=0.1), problem).rate(0) == 0.1
+
+
+def test_a_loss_that_lacks_what_training_had_is_refused() -> None:
+    """The loop trains the spare head with an auxiliary loss that is not passed on."""
+    net = TwoHeads()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    inputs, _ = data()
+    net.spare(net.body(inputs)).square().mean().backward()
+    opt.step()
+    with pytest.raises(UnsupportedError, match=r"spare\.bias.*auxiliary losses included"):
+        optimizer_from_torch(opt, problem_of(net))
+    opt.zero_grad()
+    assert optimizer_from_torch(opt, problem_of(net)).rate(0) == 0.1
 
 
 def test_parameters_that_are_skipped_by_hand_are_refused_under_every_optimizer() -> None:
@@ -268,3 +283,44 @@ def test_a_wrapped_optimizer_is_to_be_passed_itself() -> None:
         kind_of(wrapper)
     with pytest.raises(UnsupportedError, match=r"WrappingOptimizer is not supp.*pass \.inner, pro"):
         optimizer_from_torch(WrappingOptimizer(adam))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_adam_without_memory_has_no_sde_and_the_advice_gives_torchs_ten_steps(groups: int) -> None:
+    """beta1 = 0, in one param group or in all; the steps of RMSprop once beta2^k is 0."""
+    net = a_net()
+    memory = {"betas": (0.9 if groups == 2 else 0.0, 0.5)}
+    members = [{"params": [net.weight], "betas": (0.0, 0.5)}, {"params": [net.bias], **memory}]
+    opt = torch.optim.Adam(members, lr=0.01, eps=1e-3, weight_decay=0.1)
+    train(net, opt, 80)
+    problem = problem_of(net)
+    oracle = sv.GradientOracle(problem, sv.MinibatchNoise(batch_size=2))
+    ours = optimizer_from_torch(opt, problem)
+    with pytest.raises(
+        UnsupportedError, match="beta1 = 0 has no memory.*RMSprop with beta = beta2"
+    ):
+        sv.derive(ours, oracle)
+    if groups == 2:
+        return
+    start = start_from_torch(opt, problem, oracle, ours)
+    rmsprop = sv.RMSprop(learning_rate=0.01, beta=0.5, epsilon=1e-3, weight_decay=0.1)
+    assert "RMSprop" in str(sv.derive(rmsprop, oracle))
+    y = rmsprop.from_sde(start.expand(1), oracle)
+    for k in range(10):
+        y = rmsprop.step(k, y, problem.gradient(y["theta"]))
+    train(net, opt, 10)
+    torch.testing.assert_close(y["theta"][0], sv.flatten_parameters(net), rtol=1e-12, atol=0.0)
+
+
+def test_adamw_without_memory_is_not_sent_to_rmsprop_which_has_no_decoupled_decay() -> None:
+    adamw = sv.Adam(learning_rate=0.1, beta1=0.0, decoupled_weight_decay=0.1)
+    oracle = sv.GradientOracle(problem_of(a_net()), sv.MinibatchNoise(batch_size=2))
+    with pytest.raises(UnsupportedError, match=r"not offered\. Use beta1 > 0"):
+        sv.derive(adamw, oracle)
+
+
+def test_groups_with_and_without_memory_scale_by_the_memory_that_there_is() -> None:
+    ours = sv.Adam(learning_rate=0.1, beta1=torch.tensor([0.0, 0.9]), beta2=0.99)
+    assert largest_kappa(ours) == pytest.approx(10)
+    scaled = sv.scale(ours, 4)
+    torch.testing.assert_close(scaled.beta1, torch.tensor([0.0, 0.6]))

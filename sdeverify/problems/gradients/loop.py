@@ -71,16 +71,17 @@ class Loop:
             replicas.append(torch.stack([self._backward(x, one) for x in batch.of(r).singles()]))
         return torch.stack(replicas)
 
-    def without_gradient(self, theta: Vector, data: Data) -> list[str]:
-        """The parameters whose `grad` stays None after backward on some sample."""
+    def without_gradient(self, theta: Vector, data: Data) -> list[set[str]]:
+        """For each sample the parameters whose `grad` stays None after backward."""
         self.load(theta)
-        unused: set[int] = set()
+        samples = []
         for sample in data.singles():
             with torch.enable_grad():
                 total = self.sample_losses(sample).sum()
-                grads = torch.autograd.grad(total, self._leaves, allow_unused=True)
-            unused |= {i for i, gradient in enumerate(grads) if gradient is None}
-        return [name for i, name in enumerate(self.model.layout.names) if i in unused]
+                gradients = torch.autograd.grad(total, self._leaves, allow_unused=True)
+            pairs = zip(self.model.layout.names, gradients, strict=True)
+            samples.append({name for name, gradient in pairs if gradient is None})
+        return samples
 
     def sums(self, theta: Parameters, weights: Weights, batch: Batch) -> WeightedMoments:
         """sum_i w_i g_i, sum_i g_i and sum_i g_i^2."""
