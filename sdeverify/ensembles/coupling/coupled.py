@@ -38,7 +38,7 @@ class Coupled:
     trunks: int = 32
     chains: int = 1024
     substeps: Sequence[int] | None = None
-    strata: int = 1
+    strata: int = 2
     pairs: int = 1
     block_size: int = 32
 

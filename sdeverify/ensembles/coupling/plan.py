@@ -29,7 +29,7 @@ from sdeverify.sdes.sde import GradientSDE
 
 HALF_WIDTH = 1.96
 """Standard errors in half a 95% interval."""
-PILOT = 16
+PILOT = 32
 """Paths and trunks of a pilot."""
 RESERVE = 1.2
 """Replicas above those that the pilot's variances ask for, which are uncertain themselves."""
@@ -43,6 +43,7 @@ class CoupledPlan:
         how: for `coupled_weak_error` and `coupled_ladder`.
         precision: half a 95% interval, as a share of an observable's largest weak error over time.
         seconds: what it will take here, from the pilot's time.
+        gradients: of one sample, that it will take, and `pilot` those that the pilot took.
         limiting: the observable, and the rung, that ask for the most paths.
 
     Example:
@@ -54,6 +55,8 @@ class CoupledPlan:
     how: Coupled
     precision: float
     seconds: float
+    gradients: float
+    pilot: float
     limiting: str
 
     def __str__(self) -> str:
@@ -141,9 +144,15 @@ def coupled_plan(
             labels.append(f"{observable.name} at rung {rungs[i].label:g}")
     paths, trunks = (max(LEAST, math.ceil(RESERVE * max(n))) for n in zip(*wanted, strict=True))
     seconds = paths * path_seconds + trunks * trunk_seconds
+    trunk = sum(work.trunk_cost(i) for i in range(len(rungs)))
     limiting = labels[wanted.index(max(wanted))]
     return CoupledPlan(
-        replace(how or Coupled(), paths=paths, trunks=trunks), precision, seconds, limiting
+        how=replace(how or Coupled(), paths=paths, trunks=trunks),
+        precision=precision,
+        seconds=seconds,
+        gradients=paths * work.path_cost() + trunks * trunk,
+        pilot=PILOT * (work.path_cost() + trunk),
+        limiting=limiting,
     )
 
 

@@ -235,6 +235,7 @@ def test_a_plan_s_sizes_reach_its_precision() -> None:
     assert np.all(share < 0.12)
     rough = sv.coupled_plan(sgd, ORACLE, at_two(), [10, 20], [COS, EXPCOS], precision=0.4)
     assert rough.how.paths < plan.how.paths / 8
+    assert rough.gradients < plan.gradients / 8
 
 
 def test_a_plan_for_a_ladder_serves_its_finest_rung() -> None:
