@@ -44,11 +44,17 @@ def check_step_hooks(opt: torch.optim.Optimizer) -> None:
     _check(what, "register_optimizer_step_pre_hook", _global_optimizer_pre_hooks)
     _check(what, "register_optimizer_step_post_hook", _global_optimizer_post_hooks)
     replaced = vars(opt).get("step")
-    if replaced is not None and not hasattr(replaced, "_wrapped_by_lr_sched"):
+    if replaced is not None and not _is_scheduled(replaced, opt):
         raise UnsupportedError(
             f"{what} was replaced by {_name(replaced)}, which may do anything. Verify a run with "
             "the step of the torch class."
         )
+
+
+def _is_scheduled(step: Callable[..., Any], opt: torch.optim.Optimizer) -> bool:
+    """Whether this is the class's own step in the wrapper that a scheduler puts around it."""
+    own = _name(step) == _name(type(opt).step)
+    return own and hasattr(step, "_wrapped_by_lr_sched")
 
 
 def _check(what: str, registered: str, hooks: Mapping[int, Callable[..., Any]] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -246,11 +247,45 @@ def test_scaling_does_not_drop_the_hooks_of_a_step() -> None:
         scale(opt, 4)
 
 
+SCALED: dict[str, Build] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.02, weight_decay=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, dampening=0.2),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.9)),
+    "Adam without memory": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.9)),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9), weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("kappa", [2.0, 4.0, 0.5])
+@pytest.mark.parametrize("build", SCALED.values(), ids=SCALED.keys())
+def test_the_first_steps_after_scaling_equal_torchs_own(build: Build, kappa: float) -> None:
+    net = a_net()
+    opt = build(net.parameters())
+    train(net, opt, 8)
+    scaled = scale(opt, kappa)
+    problem = problem_of(net)
+    oracle = sv.GradientOracle(problem, sv.MinibatchNoise(batch_size=2))
+    ours = optimizer_from_torch(scaled, problem)
+    start = start_from_torch(scaled, problem, oracle, ours)
+    y = ours.from_sde(start.expand(1), oracle)
+    for k in range(10):
+        y = ours.step(int(start.step) + k, y, problem.gradient(y["theta"]))
+        train(net, scaled, 1)
+        torch.testing.assert_close(
+            y["theta"][0], sv.flatten_parameters(net), rtol=1e-12, atol=1e-15
+        )
+
+
 def test_a_replaced_step_is_refused() -> None:
     opt: Any = torch.optim.SGD(a_net().parameters(), lr=0.1)
-    opt.step = partial(clip, opt)
+    for step in (partial(clip, opt), MethodType(clip, opt)):
+        opt.step = step
+        with pytest.raises(UnsupportedError, match="step of this SGD was replaced by clip"):
+            optimizer_from_torch(opt)
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 1)  # which wraps the replaced step
     with pytest.raises(UnsupportedError, match="step of this SGD was replaced by clip"):
-        optimizer_from_torch(opt)
+        optimizer_from_torch(opt, schedule=scheduler)
 
 
 def test_the_packages_own_hooks_only_read() -> None:
