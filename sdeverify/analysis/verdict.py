@@ -53,7 +53,8 @@ class Verdict:
         text: it in words.
         fits, supported, refuted, inconclusive: how many fits were judged, and how each alone fell.
         refutation_p_value, support_p_value: the smallest, adjusted by Holm's method.
-        deciding: number of the fit that shows the verdict, over (observable, step).
+        deciding: number of the fit that shows the verdict, over (observable, step): the narrowest
+            interval of the order among those that alone make it, or among all where it is open.
         obstacle: why fits that support do not make support; empty where nothing stands in the way.
         unresolved: the judged observables that no fit supports or refutes.
     """
@@ -107,13 +108,13 @@ def overall_verdict(
     alone = judged["verdict"].values
     refutation = _holm(np.where(alone == REFUTED, judged["refutation_p_value"].values, 1.0))
     support = _holm(np.where(alone == SUPPORTED, judged["support_p_value"].values, 1.0))
-    verdict, obstacle, deciding = INCONCLUSIVE, "", -1
+    verdict, obstacle, telling = INCONCLUSIVE, "", np.full(len(alone), True)
     if np.min(refutation) < LEVEL:
-        verdict, deciding = REFUTED, int(np.argmin(refutation))
+        verdict, telling = REFUTED, refutation < LEVEL
     elif np.min(support) < LEVEL:
         obstacle = _obstacle(judged, refutation)
-        deciding = int(np.argmin(support))
-        verdict = INCONCLUSIVE if obstacle else SUPPORTED
+        if not obstacle:
+            verdict, telling = SUPPORTED, support < LEVEL
     counts = [int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)]
     names = judged[OBSERVABLE].values.astype(str)
     told = set(names[alone != INCONCLUSIVE])
@@ -126,11 +127,18 @@ def overall_verdict(
         inconclusive=counts[2],
         refutation_p_value=float(np.min(refutation)),
         support_p_value=float(np.min(support)),
-        deciding=deciding,
+        deciding=_narrowest(judged, telling),
         obstacle=obstacle,
         unresolved=tuple(n for n in dict.fromkeys(names) if n not in told),
     )
     return replace(found, text=_sentence(judged, found))
+
+
+def _narrowest(judged: xr.Dataset, telling: NDArray[Any]) -> int:
+    """The fit with the narrowest interval among some; one open end is better than two."""
+    ends = np.stack([judged["order_low"].values, judged["order_high"].values])
+    width = np.where(np.isfinite(ends).all(0), ends[1] - ends[0], np.inf)
+    return int(np.lexsort((width, (~np.isfinite(ends)).sum(0), ~telling))[0])
 
 
 def _judged(order: xr.Dataset, exclude: Sequence[str]) -> xr.Dataset:
@@ -259,7 +267,7 @@ def _sentence(judged: xr.Dataset, v: Verdict) -> str:
     open_ = f" Not resolved: {', '.join(v.unresolved)}." if v.unresolved else ""
     tally = f"of {v.fits} fits {v.supported} support it, {v.refuted} contradict it and "
     tally += f"{v.inconclusive} are open"
-    if v.deciding < 0:
+    if v.verdict == INCONCLUSIVE and not v.obstacle:
         reasons, often = np.unique(judged["reason"].values.astype(str), return_counts=True)
         hint = f"most often: {reasons[np.argmax(often)]}"
         return (

@@ -155,6 +155,7 @@ def read_comparison(child: xr.DataTree) -> Comparison:
     absent = [f"description entry {key!r}" for key in _DESCRIPTION if key not in description]
     _refuse(f"comparison {name!r}", absent)
     errors = _with_uncertainty(child["errors"].to_dataset())
+    flow_order = _optional(child, "flow_order")
     comparison = Comparison(
         name=name,
         title=str(child.attrs["title"]),
@@ -165,9 +166,9 @@ def read_comparison(child: xr.DataTree) -> Comparison:
         cannot_tell=str(child.attrs["cannot_tell"]),
         description=description,
         errors=errors,
-        order=child["order"].to_dataset(),
+        order=_controlled(child["order"].to_dataset(), flow_order),
         flow_errors=_optional(child, "flow_errors"),
-        flow_order=_optional(child, "flow_order"),
+        flow_order=flow_order,
         chains=_numbered(child, "chain"),
         paths=_numbered(child, "path"),
         flow=_optional(child, "flow_0"),
@@ -195,7 +196,7 @@ def _missing(child: xr.DataTree) -> list[str]:
         wanted[group] = _EXACT if exact else _ENSEMBLE
     optional = {
         "flow_errors": _ERRORS,
-        "flow_order": ("order", "verdict"),
+        "flow_order": ("order", "verdict", "limit_low", "limit_high", "limit_p_value"),
         "confirmation": _ERRORS,
     }
     wanted |= {group: variables for group, variables in optional.items() if group in child.children}
@@ -239,6 +240,13 @@ def _refuse(where: str, missing: Iterable[str]) -> None:
             f"{where} lacks {listed}; a report is written from complete results only: finish the "
             "run, then report"
         )
+
+
+def _controlled(order: xr.Dataset, flow_order: xr.Dataset | None) -> xr.Dataset:
+    """Orders with their control, which those of older stores lack."""
+    from sdeverify.analysis.verdict import controlled
+
+    return order if flow_order is None else controlled(order, flow_order)
 
 
 def _optional(child: xr.DataTree, group: str) -> xr.Dataset | None:

@@ -26,8 +26,8 @@ class Headline:
     Args:
         verdict: "supported", "refuted" or "inconclusive".
         sentence: the verdict in one sentence.
-        observable: the smooth observable with this verdict whose order has the narrowest interval.
-        step: the last step that has an order.
+        observable, step: where the order has the narrowest interval of those that make the
+            verdict, or of all smooth ones where it is open.
         order: its order with the 95% interval, as text.
         claimed: the claimed order, as text.
     """
@@ -55,45 +55,40 @@ def headline(c: Comparison) -> Headline:
 
     inside = [n for n in c.observables if n not in c.outside_theorem]
     if not inside:
-        shown, verdict = c.order, "inconclusive"
         sentence = "Inconclusive: no smooth observable was compared, so no theorem applies."
-    else:
-        outside = tuple(c.outside_theorem)
-        overall = overall_verdict(c.order, exclude=outside, flow=c.flow_order)
-        shown, verdict = c.order.sel(observable=inside), overall.verdict
-    one = _telling_fit(shown, verdict)
-    text = order_with_interval(*(float(one[k].item()) for k in _ENDS))
+        one = c.order.isel(observable=0, step=-1)
+        return _line(c, one, "inconclusive", sentence)
+    shown = c.order.sel(observable=inside)
+    overall = overall_verdict(c.order, exclude=tuple(c.outside_theorem))
+    one = shown.stack(fit=("observable", "step")).isel(fit=overall.deciding)
+    fit = f"{_place(one)} has order {_order_text(one)}"
+    if overall.verdict == "supported":
+        share = percent(float(one["limit_share"]))
+        fit += f", and a limit of more than {share} of the coarsest error is excluded"
+        fit += f"{_warmth(one, ', that is ')}"
+    sentence = _sentence(f"Order {plain(c.claimed_order)}", fit, overall, shown)
+    if overall.verdict == "inconclusive":
+        sentence = f"{sentence} {replicas_hint(c, inside)}".rstrip()
+    return _line(c, one, overall.verdict, sentence)
+
+
+def _line(c: Comparison, one: xr.Dataset, verdict: str, sentence: str) -> Headline:
     name, step = str(one["observable"].item()), float(one["step"].item())
-    if inside:
-        fit = f"{name} at step {plain(step)} has order {text}"
-        if verdict == "supported":
-            share = percent(float(one["limit_share"]))
-            fit += f", and a limit of more than {share} of the coarsest error is excluded"
-        sentence = _sentence(f"Order {plain(c.claimed_order)}", fit, overall, shown)
-        if verdict == "inconclusive":
-            sentence = f"{sentence} {replicas_hint(c, inside)}".rstrip()
-    return Headline(verdict, sentence, name, step, text, plain(c.claimed_order))
+    return Headline(verdict, sentence, name, step, _order_text(one), plain(c.claimed_order))
 
 
-_ENDS = ("order", "order_low", "order_high")
+def _order_text(one: xr.Dataset) -> str:
+    return order_with_interval(*(float(one[k]) for k in ("order", "order_low", "order_high")))
 
 
-def _telling_fit(order: xr.Dataset, verdict: str) -> xr.Dataset:
-    """The fit that shows a verdict: the latest step that has one, the narrowest interval."""
-    fits = [
-        order.sel(observable=name, step=step)
-        for step in order["step"].values[::-1]
-        for name in order["observable"].values
-    ]
-    telling = [fit for fit in fits if str(fit["verdict"].item()) == verdict] or fits
-    last = max(float(fit["step"]) for fit in telling)
+def _place(one: xr.Dataset) -> str:
+    return f"{one['observable'].item()} at step {plain(float(one['step']))}"
 
-    def uncertainty(fit: xr.Dataset) -> tuple[int, float]:
-        ends = np.array([float(fit["order_low"]), float(fit["order_high"])])
-        known = np.isfinite(ends)
-        return int((~known).sum()), float(np.ptp(ends)) if known.all() else 0.0
 
-    return min((fit for fit in telling if float(fit["step"]) == last), key=uncertainty)
+def _warmth(one: xr.Dataset, before: str) -> str:
+    """The largest limit as an error of the temperature, where the ladder tests the noise."""
+    share = float(one["flow_share"]) if "flow_share" in one else np.inf
+    return f"{before}an error of the temperature of {percent(share)}" if share < np.inf else ""
 
 
 def _sentence(claim: str, fit: str, overall: Verdict, order: xr.Dataset) -> str:
@@ -130,22 +125,28 @@ def replicas_hint(c: Comparison, observables: Sequence[str]) -> str:
     budget = budget.stack(fit=("observable", "step"))
     near = budget["residual_share"].values > SMALL_LIMIT / 2
     factor = np.fmax(budget["factor"].values, budget["limit_factor"].values)
-    factor = np.where(budget["resolved"].values & np.isfinite(factor), factor, np.inf)
-    easiest = int(np.argmin(np.where(near, np.inf, factor)))
-    if near[easiest] or not np.isfinite(factor[easiest]):
-        return (
-            "More substeps first: what the integrator left is near the error."
-            if np.isfinite(factor).any()
-            else ""
-        )
+    factor = np.where(np.isfinite(factor), factor, np.inf)
+    resolved = budget["resolved"].values
+    if not np.isfinite(factor[~near]).any():
+        blunt = "More substeps first: what the integrator left is near the error."
+        return blunt if np.isfinite(factor).any() else ""
+    easiest = int(np.lexsort((factor, ~resolved, near))[0])
+    one = budget.isel(fit=easiest)
     if factor[easiest] <= 1:
         return ""
-    one, times = budget.isel(fit=easiest), plain(max(factor[easiest], 1.1), 2)
+    times = plain(max(factor[easiest], 1.1), 2)
+    about = "About" if resolved[easiest] else "No error is resolved yet: at least"
+    held = float(c.errors.attrs["replicas"])
     return (
-        f"About {times} times the replicas on both sides would resolve "
-        f"{one['observable'].item()} at step {plain(float(one['step']))}; --set with more replicas "
-        "keeps those that are stored."
+        f"{about} {times} times the replicas on both sides, {_rounded(factor[easiest] * held)}, "
+        f"would resolve {_place(one)}; --set with more replicas keeps those that are stored."
     )
+
+
+def _rounded(count: float) -> str:
+    """A number of replicas to two digits, upwards."""
+    unit = 10.0 ** (np.floor(np.log10(count)) - 1)
+    return f"{int(np.ceil(count / unit) * unit):,}"
 
 
 def limit_sentence(c: Comparison) -> str:
@@ -159,7 +160,7 @@ def limit_sentence(c: Comparison) -> str:
         if not np.isfinite(size):
             continue
         share = percent(float(one["limit_share"]))
-        text = f"{plain(size, 2)} for {name} ({share} of the coarsest error"
+        text = f"{plain(size, 2)} for {name} ({share} of the coarsest error{_warmth(one, ', ')}"
         if not c.computed:
             replicas = float(coarsest["block_count"].sum())
             standard_error = float(coarsest["standard_error"].sel(observable=name))
@@ -203,10 +204,10 @@ def bias_sentence(c: Comparison) -> str:
         return f"{percent(shares[worst])} of the weak error (for {c.observables[worst]})"
 
     return (
-        "The integrator's own weak error was measured and taken out by extrapolation to dt = 0. "
-        f"At the finest rung it was at most {largest('integrator_bias')}; what the extrapolation "
-        f"may have left, at most {largest('integrator_residual')}, is allowed for in every "
-        "interval. An error below 2 standard errors counts as 2 standard errors here."
+        "At the finest rung the integrator may have left "
+        f"{largest('integrator_residual')} at most, which every interval allows for: its own weak "
+        f"error, {largest('integrator_bias')} at most, was measured and taken out by extrapolation "
+        "to dt = 0. An error below 2 standard errors counts as 2 standard errors here."
     )
 
 

@@ -85,7 +85,6 @@ def order_table(
                 Cell(name + (" (outside the theorem)" if name in outside else "")),
                 Cell(verdict, "verdict"),
                 Cell(order_with_interval(*ends), "number"),
-                Cell(plain(terms, 1) if terms > 0 else DASH, "number"),
                 Cell(chi2, "number"),
                 Cell(probability(value_of(one, "p_value")), "number"),
                 Cell(limit_text(one), "wide"),
@@ -93,17 +92,17 @@ def order_table(
             )
         )
     columns = (
-        *("Observable", "Verdict", "Order [95%]", "Terms", "χ² on d.o.f.", "p"),
+        *("Observable", "Verdict", "Order [95%]", "χ² on d.o.f.", "p"),
         *("Limit at step 0 [95%]", "Reason"),
     )
     return Table(
         f"{caption} at step {plain(at)}",
         columns,
         tuple(rows),
-        "One term is a sᵖ, two terms a sᵖ (1 + b s), fitted to the signed errors with their full "
-        "covariance, two only where χ² rejects one; p is the probability of a χ² at least this "
-        "large if the fit is right. Limit: the constant c in c + a sᵖ (1 + b s), p the claimed "
-        "order, and how large it may be beside the error at the coarsest rung.",
+        "a sᵖ (1 + b s) is fitted to the signed errors with their full covariance, b of a "
+        "plausible size unless χ² rejects that; p is the probability of a χ² at least this large "
+        "if the fit is right. Limit: the constant c in c + a sᵖ (1 + b s), p the claimed order, "
+        "and how large it may be beside the error at the coarsest rung.",
     )
 
 
@@ -170,18 +169,19 @@ def bias_table(c: Comparison) -> Table | None:
         bias, error, se = (
             value_of(one, key) for key in ("integrator_bias", "error", "standard_error")
         )
+        left = abs(value_of(one, "integrator_residual"))
         rows.append(
             (
                 Cell(name),
                 Cell(with_error(bias, value_of(one, "integrator_bias_standard_error")), "number"),
-                Cell(plain(abs(value_of(one, "integrator_residual")), 1), "number"),
+                Cell(plain(left, 1), "number"),
                 error_cell(error, se),
-                Cell(plain(abs(bias) / abs(error), 2) if error else DASH, "number"),
+                Cell(percent(left / abs(error)) if error else DASH, "number"),
             )
         )
     return Table(
         f"Integrator bias beside the weak error, at the finest rung (step {plain(min(steps), 3)})",
-        ("Observable", "Integrator bias", "Left, at most", "Weak error", "Bias / error"),
+        ("Observable", "Integrator bias", "Left, at most", "Weak error", "Left / error"),
         tuple(rows),
         "Bias: the finest time step of Euler-Maruyama minus the value extrapolated to dt = 0, all "
         "on one Brownian path. The weak error is taken against the extrapolated value; what the "

@@ -56,12 +56,7 @@ def finding(orders: xr.Dataset, flow: xr.Dataset | None = None) -> Finding:
         flow: the orders against gradient flow, which support has to refute.
     """
     verdict = overall_verdict(orders, flow=flow)
-    fits = orders.stack(fit=("observable", STEP))
-    same = np.flatnonzero(fits["verdict"].values == verdict.verdict)
-    p_value = "refutation_p_value" if verdict.verdict == REFUTED else "support_p_value"
-    rank = fits[p_value].values[same] + 1e-9 * fits["order_high"].values[same]
-    i = int(same[np.argmin(rank)]) if same.size else 0
-    one = fits.isel(fit=i)
+    one = orders.stack(fit=("observable", STEP)).isel(fit=verdict.deciding)
     slope = float(one["local_slope"].values[-1])
     order, low, high = (float(one[n]) for n in ("order", "order_low", "order_high"))
     return Finding(verdict.verdict, slope, order, low, high, verdict.text)

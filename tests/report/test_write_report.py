@@ -120,13 +120,38 @@ def test_an_inconclusive_comparison_says_how_many_replicas_it_would_take(
     )
     line = headline(comparison)
     assert line.verdict == "inconclusive"
-    found = re.search(r"About ([\d.]+) times the replicas on both sides", line.sentence)
+    found = re.search(r"About ([\d.]+) times the replicas on both sides, ([\d,]+),", line.sentence)
     assert found
     assert 2 < float(found[1]) < 50
+    held = comparison.chains[0].attrs["replicas"]
+    assert int(found[2].replace(",", "")) == pytest.approx(held * float(found[1]), rel=0.1)
     errors = comparison.errors
     left = 0.3 * abs(errors["error"])
     blunt = replace(comparison, errors=errors.assign(integrator_residual=left))
     assert "More substeps first" in headline(blunt).sentence
+
+
+def test_where_no_error_is_resolved_the_number_of_replicas_is_a_least_one(
+    make_comparison: Callable[..., xr.DataTree],
+) -> None:
+    tree = xr.DataTree(children={"x": make_comparison("svag", "X", 1, 15.0)})
+    sentence = headline(read_comparison(tree["x"])).sentence
+    assert re.search(r"No error is resolved yet: at least \S+ times the replicas", sentence)
+
+
+def test_the_headline_shows_the_narrowest_interval_on_the_page(
+    small_results: xr.DataTree,
+) -> None:
+    comparison = read_results(small_results).comparisons[0]
+    line = headline(comparison)
+    assert line.verdict == "supported"
+    fits = comparison.order.drop_sel(observable="accuracy").stack(fit=("observable", "step"))
+    fits = fits.isel(fit=fits["verdict"].values == "supported")
+    width = (fits["order_high"] - fits["order_low"]).values
+    narrowest = fits.isel(fit=int(width.argmin()))
+    assert (line.observable, line.step) == (narrowest["observable"].item(), narrowest["step"])
+    share = percent(float(narrowest["flow_share"]))
+    assert f"that is an error of the temperature of {share};" in line.sentence
 
 
 def test_a_bias_that_was_taken_out_is_told_apart_from_what_may_be_left(
@@ -136,12 +161,12 @@ def test_a_bias_that_was_taken_out_is_told_apart_from_what_may_be_left(
     size = abs(c.errors["error"]) + 2 * c.errors["standard_error"]
     errors = c.errors.assign(integrator_bias=2 * size, integrator_residual=0.001 * size)
     found = re.search(
-        r"it was at most (\d+)%.* may have left, at most (\S+)%",
+        r"may have left (\S+)% of the weak error .* its own weak error, (\d+)% of",
         bias_sentence(replace(c, errors=errors)),
     )
     assert found
-    assert 200 <= int(found[1]) <= 400
-    assert 0.1 <= float(found[2]) <= 0.2
+    assert 0.1 <= float(found[1]) <= 0.2
+    assert 200 <= int(found[2]) <= 400
 
 
 def test_the_limit_stands_beside_the_coarsest_error_and_the_spread(
@@ -153,7 +178,9 @@ def test_the_limit_stands_beside_the_coarsest_error_and_the_spread(
     error = abs(float(comparison.errors["error"].sel(observable="loss").isel(step=-1, rung=0)))
     largest = max(abs(float(one["limit_low"])), abs(float(one["limit_high"])))
     assert largest == pytest.approx(share * error, rel=0.05)
-    assert f"for loss ({percent(share)} of the coarsest error, " in limit_sentence(comparison)
+    warmth = f"an error of the temperature of {percent(float(one['flow_share']))}"
+    wanted = f"for loss ({percent(share)} of the coarsest error, {warmth}, "
+    assert wanted in limit_sentence(comparison)
     assert limit_text(one).endswith(f"up to {percent(share)}")
 
 
