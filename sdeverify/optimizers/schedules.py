@@ -97,17 +97,20 @@ def check_live_rates(
     """Refuses a schedule that disagrees with the live learning rates at the present step."""
     if ratio.schedules is None:
         return
+    if len(ratio.schedules) != len(binding.groups):
+        raise InvalidInputError(
+            f"optimizer= has schedules of {len(ratio.schedules)} param groups, the live optimizer "
+            f"{len(binding.groups)} groups that are trained. Read it with optimizer_from_torch."
+        )
     planned = [learning_rate * r for r in ratio.of_groups(step)]
     for group, rate, schedule in zip(binding.groups, planned, ratio.schedules, strict=True):
         live = float(group["lr"])
-        if not _differ(live, rate):
-            continue
-        initial = _initial(group)
-        reason = _disagreement("initial_lr" in group, live, initial, schedule, step)
-        raise InvalidInputError(
-            f"a group's learning rate is {live:g}, but the schedule says {rate:g} at step {step}, "
-            f"which is {initial:g} times the factor {rate / initial:g}. {reason}"
-        )
+        if _differ(live, rate):
+            raise InvalidInputError(
+                f"a group's learning rate is {live:g}, but the schedule says {rate:g} at step "
+                f"{step}: the factor {_factor(schedule, step):g} on {_initial(group):g}. "
+                + _disagreement(group, schedule, step)
+            )
 
 
 def _check_cycles(name: str, group: Mapping[str, Any]) -> None:
@@ -135,27 +138,34 @@ def _differ(a: float, b: float) -> bool:
     return not abs(a - b) <= TOLERANCE * max(abs(a), abs(b))
 
 
-def _disagreement(
-    referred: bool, live: float, initial: float, schedule: Schedule, step: int
-) -> str:
+def _disagreement(group: Mapping[str, Any], schedule: Schedule, step: int) -> str:
     """What is probably wrong, and what to do."""
+    live = float(group["lr"])
     if not _differ(_factor(schedule, step), live):
         return (
             "It gives learning rates; factors on the initial learning rates are wanted: divide "
             "them by these."
         )
-    if not referred:
+    if "initial_lr" not in group:
         return (
             "The group has no 'initial_lr', so the factors refer to its present rate. Set "
             "group['initial_lr'] to the learning rate whose factor is 1, in every param group."
         )
-    if not _differ(initial * _factor(schedule, 0), live):
+    if _says(schedule, 0, live / _initial(group) if _initial(group) else math.nan):
         return "It seems to count steps from now; they are counted from the beginning of training."
     return (
         "Steps are counted from the beginning of training, and factors refer to 'initial_lr'. "
         "Correct the function or step=; where the learning rate of the next step is not set yet, "
         "set it first (scheduler.step())."
     )
+
+
+def _says(schedule: Schedule, step: int, factor: float) -> bool:
+    """Whether a schedule gives this factor at a step, which may be one that it does not know."""
+    try:
+        return not _differ(_factor(schedule, step), factor)
+    except InvalidInputError:
+        return False
 
 
 def _schedules(

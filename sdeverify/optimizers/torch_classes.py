@@ -9,7 +9,7 @@ import torch
 
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.optimizer import Optimizer, Option
-from sdeverify.optimizers.torch_hooks import check_step_hooks
+from sdeverify.optimizers.torch_hooks import check_hooks
 
 
 def optimizer_classes() -> list[type[Optimizer]]:
@@ -31,7 +31,7 @@ def kind_of(opt: Any) -> type[Optimizer]:
             f"a torch.optim optimizer is wanted here; got {type(opt).__name__}. "
             f"{wraps or 'Pass the optimizer that the training loop calls step() on.'}"
         )
-    check_step_hooks(opt)
+    check_hooks(opt)
     candidates = [kind for kind in optimizer_classes() if type(opt) in kind.torch_classes]
     if not candidates:
         raise _unknown(opt)

@@ -11,7 +11,6 @@ import torch
 from sdeverify.base.shapes import Int, PerParameter, Tensor
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.optimizers.torch_classes import kind_of
-from sdeverify.optimizers.torch_hooks import check_gradient_hooks
 from sdeverify.problems.problem import Problem
 
 
@@ -127,7 +126,6 @@ def _check_parameters(name: str, members: list[torch.nn.Parameter]) -> None:
                 f"{name}: a parameter of shape {shape} is sparse or has sparse gradients; use "
                 "dense ones (sparse=False in an embedding)."
             )
-        check_gradient_hooks(parameter)
 
 
 def _check_complete(name: str, problem: Problem, slices: list[list[slice]]) -> None:

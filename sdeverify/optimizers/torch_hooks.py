@@ -18,25 +18,11 @@ _ADVICE = (
 )
 
 
-def check_gradient_hooks(parameter: torch.nn.Parameter) -> None:
-    """Refuses hooks on a parameter's gradient; those of this package only read.
+def check_hooks(opt: torch.optim.Optimizer) -> None:
+    """Refuses hooks on gradients and steps, but this package's own, which only read.
 
     Raises:
-        UnsupportedError: names the hook.
-    """
-    what = f"a parameter of shape {tuple(parameter.shape)}"
-    for attribute, registered in (
-        ("_backward_hooks", "register_hook"),
-        ("_post_accumulate_grad_hooks", "register_post_accumulate_grad_hook"),
-    ):
-        _check(what, registered, getattr(parameter, attribute, None))
-
-
-def check_step_hooks(opt: torch.optim.Optimizer) -> None:
-    """Refuses hooks on an optimizer's step, and a step that was replaced.
-
-    Raises:
-        UnsupportedError: names the hook.
+        UnsupportedError: names the hook, or what has replaced the optimizer's step.
     """
     what = f"the step of this {type(opt).__name__}"
     _check(what, "register_step_pre_hook", opt._optimizer_step_pre_hooks)
@@ -49,6 +35,18 @@ def check_step_hooks(opt: torch.optim.Optimizer) -> None:
             f"{what} was replaced by {_name(replaced)}, which may do anything. Verify a run with "
             "the step of the torch class."
         )
+    for parameter in (p for group in opt.param_groups for p in group["params"]):
+        if parameter.requires_grad:
+            _check_gradient(parameter)
+
+
+def _check_gradient(parameter: torch.nn.Parameter) -> None:
+    what = f"a parameter of shape {tuple(parameter.shape)}"
+    for attribute, registered in (
+        ("_backward_hooks", "register_hook"),
+        ("_post_accumulate_grad_hooks", "register_post_accumulate_grad_hook"),
+    ):
+        _check(what, registered, getattr(parameter, attribute, None))
 
 
 def _is_scheduled(step: Callable[..., Any], opt: torch.optim.Optimizer) -> bool:

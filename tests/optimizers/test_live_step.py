@@ -240,10 +240,14 @@ def test_hooks_are_refused_by_name_until_they_are_taken_off(case: tuple[Register
     assert optimizer_from_torch(opt, problem_of(net)).rate(0) == 0.1
 
 
-def test_scaling_does_not_drop_the_hooks_of_a_step() -> None:
-    opt = torch.optim.SGD(a_net().parameters(), lr=0.1)
-    opt.register_step_pre_hook(clip)
-    with pytest.raises(UnsupportedError, match="hook clip"):
+@pytest.mark.parametrize("name", ["of a gradient", "before a step"])
+def test_a_run_with_hooks_is_not_scaled(name: str) -> None:
+    """The rules are of unclipped gradients, and a new optimizer would not have the step's hooks."""
+    register, message = HOOKS[name]
+    net = a_net()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    register(net, opt)
+    with pytest.raises(UnsupportedError, match=message):
         scale(opt, 4)
 
 

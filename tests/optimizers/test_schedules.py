@@ -253,3 +253,42 @@ def test_a_scheduler_that_lags_behind_by_one_step_is_to_be_stepped_first() -> No
     ours = optimizer_from_torch(opt, problem_of(net), scheduler)
     assert isinstance(ours, Adam)
     assert ours.rate(11) == pytest.approx(INITIAL * cosine(11))
+
+
+def test_an_initial_rate_of_zero_is_no_unit() -> None:
+    opt = torch.optim.SGD(a_net().parameters(), lr=INITIAL)
+    opt.param_groups[0]["initial_lr"] = 0.0
+    with pytest.raises(InvalidInputError, match=r"some initial learning rate must be > 0"):
+        optimizer_from_torch(opt, schedule=lambda step: 1.0)
+    net = a_net()
+    groups = [{"params": [net.weight]}, {"params": [net.bias], "initial_lr": 0.0}]
+    adam = torch.optim.Adam(groups, lr=INITIAL)
+    train(adam, 2)
+    with pytest.raises(
+        InvalidInputError, match=r"schedule says 0 at step 2: the factor 1 on 0\. Steps are"
+    ):
+        optimizer_from_torch(adam, problem_of(net), lambda step: 1.0)
+
+
+def test_an_optimizer_that_was_read_from_other_groups_is_refused() -> None:
+    net = a_net()
+    groups = [{"params": [net.weight]}, {"params": [net.bias]}]
+    two, one = torch.optim.SGD(groups, lr=0.1), torch.optim.SGD(net.parameters(), lr=0.1)
+    problem = problem_of(net)
+    ours = optimizer_from_torch(two, problem, schedulers.StepLR(two, 2))
+    with pytest.raises(InvalidInputError, match="2 param groups, the live optimizer 1 groups"):
+        start_from_torch(one, problem, oracle_of(problem), ours, step=0)
+
+
+def test_a_scheduled_optimizer_that_was_read_earlier_goes_on_with_the_run() -> None:
+    net = a_net()
+    problem, opt = problem_of(net), torch.optim.SGD(net.parameters(), lr=INITIAL)
+    scheduler = schedulers.ExponentialLR(opt, 0.9)
+    train(opt, 5, scheduler)
+    ours = optimizer_from_torch(opt, problem, scheduler)
+    train(opt, 4, scheduler)
+    common = opt, problem, oracle_of(problem), ours
+    assert start_from_torch(*common, schedule=scheduler).step == 9
+    opt.param_groups[0]["lr"] = 0.5
+    with pytest.raises(InvalidInputError, match="learning rate is 0.5, but.*Correct the function"):
+        start_from_torch(*common, schedule=scheduler)
