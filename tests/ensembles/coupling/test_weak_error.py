@@ -274,7 +274,7 @@ def test_coupling_and_independent_runs_agree(name: str, replacement: bool) -> No
         problem = sv.problem_from_module(net, x, y, torch.nn.CrossEntropyLoss(reduction="none"))
         theta = sv.flatten_parameters(net)
     oracle = sv.GradientOracle(problem, sv.MinibatchNoise(4, replacement))
-    optimizer: sv.Optimizer = sv.SGD(learning_rate=0.5)
+    optimizer: sv.Optimizer = sv.SGD(learning_rate=0.1)
     if name == "adamw":
         optimizer = sv.Adam(
             learning_rate=0.01, beta1=0.8, beta2=0.9, epsilon=1e-2, decoupled_weight_decay=0.1
