@@ -69,7 +69,7 @@ class SoftSignum(sv.Optimizer):
     def time_per_step(self):
         return self.learning_rate
 
-    def step(self, k, y, gradient):
+    def advance(self, k, y, gradient):
         m = y["m"].lerp(gradient, 1 - self.beta)
         theta = y["theta"] - self.rate(k) * m / (m**2 + self.delta**2).sqrt()
         return {"theta": theta, "m": m}

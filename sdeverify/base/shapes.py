@@ -62,4 +62,10 @@ __all__ = [
     "Values",
     "Vector",
     "Weights",
+    "is_set",
 ]
+
+
+def is_set(value: PerParameter) -> bool:
+    """Whether a hyperparameter is there at all: a number that is not 0, or a vector."""
+    return isinstance(value, Tensor) or value != 0

@@ -8,16 +8,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor, is_set
 from sdeverify.base.state import Components, State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import (
     Adaptive,
     bias_correction,
+    descend,
     noise_variance,
+    running_square,
 )
-from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only, regularised
 from sdeverify.optimizers.rules import Change
 from sdeverify.sdes.adam import AdamSDE
 
@@ -75,8 +77,7 @@ class Adam(Adaptive):
 
     @property
     def title(self) -> str:
-        decay = self.decoupled_weight_decay
-        return "AdamW" if isinstance(decay, Tensor) or decay != 0 else self.name
+        return "AdamW" if is_set(self.decoupled_weight_decay) else self.name
 
     @property
     def hyperparameters(self) -> dict[str, PerParameter]:
@@ -88,29 +89,17 @@ class Adam(Adaptive):
         """lambda_0 = lambda/eta, held fixed along the ladder."""
         return self.decoupled_weight_decay / self.learning_rate
 
-    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        own = {name: y[name].clone() for name in self.components}
-        return Adam.advance(self, k, own, gradient)
-
     def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        g = self.regularised(y, gradient)
+        g = regularised(gradient, y["theta"], self.weight_decay)
         m = y["m"].lerp_(g, 1 - self.beta1)
-        v = y["v"].mul_(self.beta2)
-        if isinstance(self.beta2, Tensor):
-            v.add_((1 - self.beta2) * g.square())
-        else:
-            v.addcmul_(g, g, value=1 - self.beta2)
+        v = running_square(y["v"], g, self.beta2)
         rate, root = self.rate(k), bias_correction(self.beta2, k) ** 0.5
         scale = rate * root / bias_correction(self.beta1, k)
         decay = rate * self.decoupled_weight_decay
-        if isinstance(decay, Tensor) or decay != 0:
+        if is_set(decay):
             y["theta"].mul_(1 - decay)
         divisor = v.sqrt().add_(self.epsilon * root)
-        if isinstance(scale, Tensor):
-            theta = y["theta"].sub_(scale * m / divisor)
-        else:
-            theta = y["theta"].addcdiv_(m, divisor, value=-scale)
-        return {"theta": theta, "m": m, "v": v}
+        return {"theta": descend(y["theta"], m, divisor, scale), "m": m, "v": v}
 
     @classmethod
     def moved(cls, name: str, value: Any, change: Change) -> Any:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from sdeverify.base.shapes import PerParameter, Tensor
-from sdeverify.base.state import Components, State
+from sdeverify.base.state import State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.optimizer import Optimizer, in_range
@@ -74,12 +74,6 @@ class Adaptive(Optimizer, ABC):
         finer = self.refinement / shrink
         return replace(self, learning_rate=learning_rate, refinement=finer, **slower)
 
-    def regularised(self, y: Components, gradient: Tensor) -> Tensor:
-        """The gradient of the loss with coupled weight decay."""
-        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
-            return gradient
-        return gradient + self.weight_decay * y["theta"]
-
 
 def noise_variance(oracle: GradientOracle, who: str) -> float:
     """sigma^2, refused where it is 0: the adaptive SDEs are equations of noise."""
@@ -100,17 +94,18 @@ def bias_correction(beta: PerParameter, k: int) -> PerParameter:
 
 
 def running_square(v: Tensor, g: Tensor, beta: PerParameter) -> Tensor:
-    """beta v + (1 - beta) g^2, in two readings where beta is one number."""
+    """beta v + (1 - beta) g^2, in v's memory."""
+    v.mul_(beta)
     if isinstance(beta, Tensor):
-        return beta * v + (1 - beta) * g.square()
-    return (beta * v).addcmul_(g, g, value=1 - beta)
+        return v.add_((1 - beta) * g.square())
+    return v.addcmul_(g, g, value=1 - beta)
 
 
 def descend(theta: Tensor, update: Tensor, root: Tensor, rate: PerParameter) -> Tensor:
-    """theta - rate update/root; where the rate is one number in one reading, in root's memory."""
+    """theta - rate update/root, in theta's memory."""
     if isinstance(rate, Tensor):
-        return theta - rate * update / root
-    return torch.addcdiv(theta, update, root, value=-rate, out=root)
+        return theta.sub_(rate * update / root)
+    return theta.addcdiv_(update, root, value=-rate)
 
 
 logger = logging.getLogger(__name__)

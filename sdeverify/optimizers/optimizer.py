@@ -6,12 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 
 from sdeverify.base.arguments import number
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor, is_set
 from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
@@ -112,18 +112,25 @@ class Optimizer(ABC):
         return {n: theta if n == "theta" else torch.zeros_like(theta) for n in self.components}
 
     @abstractmethod
-    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        """The state after own step k (counted from 0) with this noisy gradient; y is unchanged."""
-
     def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        """`step` that may work in the memory of y, for ensembles that own it."""
-        return self.step(k, y, gradient)
+        """The update rule: the state after own step k (counted from 0) with this noisy gradient.
+
+        It may work in the memory of y, which is lost to the caller; the gradient is unchanged.
+        """
+
+    @final
+    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
+        """`advance` on copies: y is unchanged."""
+        return self.advance(k, {name: value.clone() for name, value in y.items()}, gradient)
 
     def __init_subclass__(cls, **arguments: object) -> None:
-        """A class with a `step` of its own does not inherit another step's `advance`."""
+        """Refuses a rule that ensembles would not take."""
         super().__init_subclass__(**arguments)
-        if "step" in vars(cls) and "advance" not in vars(cls):
-            cls.advance = Optimizer.advance  # type: ignore[method-assign]
+        if "step" in vars(cls):
+            raise InvalidInputError(
+                f"{cls.__name__} defines step, which follows from advance(k, y, gradient). Write "
+                "the update rule as `advance`; it may work in the memory of y."
+            )
 
     def to_sde(self, k: int, y: Components, oracle: GradientOracle) -> State:
         """The state before own step k in the SDE's coordinates; by default its own."""
@@ -240,6 +247,11 @@ class Optimizer(ABC):
         if self.learning_rate_ratio is None:
             return self.learning_rate
         return self.learning_rate * self.learning_rate_ratio(k / self.refinement)
+
+
+def regularised(gradient: Tensor, theta: Tensor, weight_decay: PerParameter) -> Tensor:
+    """The gradient of f + weight_decay |theta|^2 / 2: coupled weight decay."""
+    return gradient + weight_decay * theta if is_set(weight_decay) else gradient
 
 
 def in_range(

@@ -12,7 +12,7 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.optimizers.adaptive import Adaptive, descend, noise_variance, running_square
-from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only, regularised
 from sdeverify.sdes.rmsprop import RMSpropSDE
 
 
@@ -60,10 +60,11 @@ class RMSprop(Adaptive):
     def hyperparameters(self) -> dict[str, PerParameter]:
         return {**super().hyperparameters, "old_v": self.old_v}
 
-    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        g = self.regularised(y, gradient)
+    def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
+        g = regularised(gradient, y["theta"], self.weight_decay)
+        old = y["v"].sqrt() if self.old_v else None
         v = running_square(y["v"], g, self.beta)
-        root = (y["v"] if self.old_v else v).sqrt().add_(self.epsilon)
+        root = (v.sqrt() if old is None else old).add_(self.epsilon)
         return {"theta": descend(y["theta"], g, root, self.rate(k)), "v": v}
 
     def sde(self, oracle: GradientOracle, keep_signal: bool = False) -> RMSpropSDE:

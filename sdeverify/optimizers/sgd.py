@@ -14,7 +14,7 @@ from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import Components, State
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only
+from sdeverify.optimizers.optimizer import Optimizer, Option, in_range, only, regularised
 from sdeverify.optimizers.rules import Change, LinearRule, MomentumRule, Unscaled
 from sdeverify.sdes.sgd import SGDFirstOrder
 from sdeverify.sdes.sgd_momentum import SGDMomentumSDE
@@ -36,12 +36,6 @@ class _GradientDescent(Optimizer, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, "weight_decay", self.weight_decay, 0.0, float("inf"))
-
-    def regularised(self, y: Components, gradient: Tensor) -> Tensor:
-        """The gradient of the loss with coupled weight decay."""
-        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
-            return gradient
-        return gradient + self.weight_decay * y["theta"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +63,9 @@ class SGD(_GradientDescent):
     def time_per_step(self) -> float:
         return self.learning_rate
 
-    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        return {"theta": descend(y["theta"], self.regularised(y, gradient), self.rate(k))}
+    def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
+        update = regularised(gradient, y["theta"], self.weight_decay)
+        return {"theta": descend(y["theta"], update, self.rate(k))}
 
     def sde(self, oracle: GradientOracle) -> SGDFirstOrder:
         return SGDFirstOrder(
@@ -142,10 +137,10 @@ class SGDMomentum(_GradientDescent):
         """gamma = (1 - mu)/h, held fixed along every ladder."""
         return (1 - self.momentum) / self.time_per_step
 
-    def step(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
-        g = self.regularised(y, gradient)
+    def advance(self, k: int, y: Components, gradient: Parameters) -> dict[str, Tensor]:
+        g = regularised(gradient, y["theta"], self.weight_decay)
         fresh = 1.0 if k == 0 else 1 - self.dampening
-        buffer = self.momentum * y["momentum_buffer"] + fresh * g
+        buffer = y["momentum_buffer"].mul_(self.momentum).add_(fresh * g)
         update = g + self.momentum * buffer if self.nesterov else buffer
         return {"theta": descend(y["theta"], update, self.rate(k)), "momentum_buffer": buffer}
 
@@ -195,7 +190,7 @@ class SGDMomentum(_GradientDescent):
 
 
 def descend(theta: Tensor, update: Tensor, rate: PerParameter) -> Tensor:
-    """theta - rate update, in one reading where the rate is one number."""
+    """theta - rate update, in theta's memory."""
     if isinstance(rate, Tensor):
-        return theta - rate * update
-    return torch.sub(theta, update, alpha=rate)
+        return theta.sub_(rate * update)
+    return theta.sub_(update, alpha=rate)

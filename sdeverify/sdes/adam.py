@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor, is_set
 from sdeverify.base.state import Components, Time
 from sdeverify.errors import InvalidInputError
 from sdeverify.sdes.adaptive import AdaptiveSDE
@@ -56,7 +56,7 @@ class AdamSDE(AdaptiveSDE):
         root = gamma2**0.5
         scale = (self.sigma0 * y["u"].sqrt()).add_(self.epsilon0 * root)
         update = (y["m"] / scale).mul_(-self.ratio(t) * (root / gamma1))
-        if isinstance(self.decay0, Tensor) or self.decay0 != 0:
+        if is_set(self.decay0):
             update.sub_((self.ratio(t) * self.decay0) * y["theta"])
         return update
 
@@ -79,7 +79,7 @@ class AdamSDE(AdaptiveSDE):
             **self.explained_constants,
         }
         name, decay = "Adam", ""
-        if isinstance(self.decay0, Tensor) or self.decay0 != 0:
+        if is_set(self.decay0):
             name, decay = "AdamW", r"-\lambda_0\theta\,dt"
             constants["lambda_0"] = (
                 constant_text(self.decay0),

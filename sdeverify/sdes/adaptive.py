@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from dataclasses import dataclass
 
-from sdeverify.base.shapes import PerParameter, Tensor
+from sdeverify.base.shapes import PerParameter, Tensor, is_set
 from sdeverify.base.state import Components
 from sdeverify.sdes.description import constant_text
 from sdeverify.sdes.sde import GradientSDE
@@ -40,7 +40,7 @@ class AdaptiveSDE(GradientSDE, ABC):
 
     def decay(self, y: Components) -> Tensor | float:
         """The gradient of the coupled weight decay."""
-        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
+        if not is_set(self.weight_decay):
             return 0.0
         return self.weight_decay * y["theta"]
 
@@ -60,7 +60,7 @@ class AdaptiveSDE(GradientSDE, ABC):
             "epsilon_0": (constant_text(self.epsilon0), "epsilon eta"),
             "c_2": (constant_text(self.c2), "(1 - beta_2)/eta^2"),
         }
-        if isinstance(self.weight_decay, Tensor) or self.weight_decay != 0:
+        if is_set(self.weight_decay):
             rows["lambda"] = (
                 constant_text(self.weight_decay),
                 "coupled weight decay, added to grad f",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor, is_set
 from sdeverify.base.state import Components, Time
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
@@ -44,7 +44,7 @@ class SGDFirstOrder(GradientSDE):
     def rest(
         self, t: Time, y: Components, mean: Tensor | None, variance: Tensor | None
     ) -> Mapping[str, Tensor]:
-        if not isinstance(self.weight_decay, Tensor) and self.weight_decay == 0:
+        if not is_set(self.weight_decay):
             return {}
         return {"theta": -self.ratio(t) * self.weight_decay * y["theta"]}
 
@@ -56,7 +56,7 @@ class SGDFirstOrder(GradientSDE):
         decay = self.weight_decay
         drift = r"\nabla f(\theta)"
         extra: dict[str, tuple[str, str]] = {}
-        if isinstance(decay, Tensor) or decay != 0:
+        if is_set(decay):
             drift = rf"({drift}+\lambda\theta)"
             extra = {"lambda": (constant_text(decay), "coupled weight decay")}
         return Description(
@@ -105,7 +105,7 @@ class SGDSecondOrder(GradientSDE):
     def of(cls, optimizer: Any, oracle: GradientOracle) -> SGDSecondOrder:
         first = SGDFirstOrder.of(optimizer, oracle)
         decay = first.constants["weight_decay"]
-        if isinstance(decay, Tensor) or decay != 0 or first.learning_rate_ratio is not None:
+        if is_set(decay) or first.learning_rate_ratio is not None:
             raise UnsupportedError(
                 "the second-order SDE of SGD is offered for one constant learning rate without "
                 "weight decay; got a schedule, param groups or weight decay. Put the decay into "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdeverify.base.shapes import Parameters, PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor, is_set
 from sdeverify.base.state import Components, Time
 from sdeverify.sdes.description import INDEPENDENT, SMOOTH, Description, clock_text, constant_text
 from sdeverify.sdes.sde import GradientSDE
@@ -59,7 +59,7 @@ class SGDMomentumSDE(GradientSDE):
         decay = self.weight_decay
         pull = ""
         extra: dict[str, tuple[str, str]] = {}
-        if isinstance(decay, Tensor) or decay != 0:
+        if is_set(decay):
             pull = r"+\lambda\theta"
             extra = {"lambda": (constant_text(decay), "coupled weight decay")}
         return Description(

@@ -30,12 +30,12 @@ ADAPTIVE_LEVELS = sv.SvagLevels([2 ** (i / 2) for i in range(4)])
 class AdamOldV(sv.Adam):
     """Adam that divides by the root of the old v (Malladi et al. 2022); the SDE is the same."""
 
-    def step(self, k: int, y: Components, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
-        m = super().step(k, y, gradient)["m"]
+    def advance(self, k: int, y: Components, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
+        theta = y["theta"].clone()
         root = (y["v"] / bias_correction(self.beta2, k - 1)).sqrt() + self.epsilon
-        move = self.rate(k) * m / bias_correction(self.beta1, k) / root
-        v = super().step(k, y, gradient)["v"]
-        return {"theta": y["theta"] - move, "m": m, "v": v}
+        moved = super().advance(k, y, gradient)
+        move = self.rate(k) * moved["m"] / bias_correction(self.beta1, k) / root
+        return moved | {"theta": theta - move}
 
 
 def published(rate: float, rungs: int) -> list[sv.Study]:

@@ -78,8 +78,8 @@ Leakier.__name__ = Leaky.__name__
 class Clipped(sv.SGD):
     """SGD with an edited step, under the same name."""
 
-    def step(self, k: int, y: Any, gradient: Tensor) -> dict[str, Tensor]:
-        return super().step(k, y, gradient.clamp(-0.3, 0.3))
+    def advance(self, k: int, y: Any, gradient: Tensor) -> dict[str, Tensor]:
+        return super().advance(k, y, gradient.clamp(-0.3, 0.3))
 
 
 @dataclass(frozen=True)

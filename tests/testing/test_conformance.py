@@ -303,13 +303,13 @@ def test_an_sde_that_is_not_a_function_of_its_arguments_is_refused() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class InPlaceSGD(sv.SGD):
-    def step(self, k: int, y: Any, gradient: Any) -> dict[str, torch.Tensor]:
-        return {"theta": y["theta"].sub_(self.rate(k) * gradient)}
+    def advance(self, k: int, y: Any, gradient: Any) -> dict[str, torch.Tensor]:
+        return {"theta": y["theta"] - gradient.mul_(self.rate(k))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixingSGD(sv.SGD):
-    def step(self, k: int, y: Any, gradient: Any) -> dict[str, torch.Tensor]:
+    def advance(self, k: int, y: Any, gradient: Any) -> dict[str, torch.Tensor]:
         return {"theta": y["theta"] - self.rate(k) * gradient.mean(0, keepdim=True)}
 
 
@@ -335,7 +335,7 @@ class Relabelled(sv.SGD):
 @pytest.mark.parametrize(
     ("optimizer", "reason"),
     [
-        (InPlaceSGD(learning_rate=0.1), "changes its input in place"),
+        (InPlaceSGD(learning_rate=0.1), "changes the gradient in place"),
         (MixingSGD(learning_rate=0.1), "of one replica, alone and among others"),
         (OneWay(learning_rate=0.1, momentum=0.8), r"from_sde\(to_sde"),
         (OtherLevels(**TABLE), "another SDE"),

@@ -160,7 +160,7 @@ def test_a_chain_does_not_depend_on_how_its_replicas_are_grouped(
 class Frozen(Adam):
     """Its own step, on an optimizer that also has an in-place one."""
 
-    def step(self, k, y, gradient):
+    def advance(self, k, y, gradient):
         return dict(y)
 
 
