@@ -11,6 +11,10 @@ An error that tends to a constant is recognised by its limit, the constant of
 `c + a s^p + b s^(p+1) + ...` through all rungs, p the claimed order. A limit is uncertain by
 `LIMIT_FACTOR` times what its last term does to it; see `limit_of`. A limit beyond that is no
 artefact of the series, however small it is beside the errors: nothing was sampled, so it refutes.
+
+Where the last two slopes differ by more than `LARGEST_CHANGE` the range is not asymptotic: such an
+error supports nothing, and refutes only where its interval ends below p - 1/2, as one that grows
+from rung to rung does.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ def exact_order(step: Array, error: Array, bound: Array, claimed: float) -> Exac
     unresolved = ""
     if len(set(np.sign(error[-3:]))) > 1:
         unresolved = "the error changes its sign among the finest rungs"
-    elif change > LARGEST_CHANGE:
+    elif change > LARGEST_CHANGE and order + half >= claimed - 0.5:
         unresolved = f"the last two local slopes differ by {change:.2f}: not yet asymptotic"
     elif resolved and order + half >= claimed:
         unresolved = f"three rungs cannot tell whether the error's limit is 0 or {limit:.1e}"

@@ -289,10 +289,9 @@ def _judge(
             return REFUTED, f"far below order {claimed:g}, though neither one nor two powers fit"
         return INCONCLUSIVE, "neither one nor two powers fit: not in the asymptotic range"
     if verdict != REFUTED and row["residual_share"] > LARGEST_RESIDUAL:
-        share = 100 * row["residual_share"]
         return INCONCLUSIVE, (
-            f"what the integrator left may be {share:.2g}% of the finest rung's error: give solve "
-            "finer substeps"
+            f"what the integrator left may be {row['residual_share']:.2g} times the finest rung's "
+            "error: give solve finer substeps"
         )
     if verdict == SUPPORTED and row["small_limit_p_value"] >= LEVEL:
         return INCONCLUSIVE, _open_limit(row["limit_share"])

@@ -184,7 +184,7 @@ def controlled(order: xr.Dataset, flow: xr.Dataset) -> xr.Dataset:
     reason = order["reason"].values.copy()
     reason[blind] = "gradient flow has no limit here either: the observable does not see the noise"
     reason[warm] = [
-        f"an error of the temperature of {100 * s:.2g}% is not excluded: add finer rungs"
+        f"an error of the temperature of {_percent(s)} is not excluded: add finer rungs"
         for s in share[warm]
     ]
     dims = order["verdict"].dims
@@ -291,7 +291,7 @@ def _sentence(judged: xr.Dataset, v: Verdict) -> str:
     )
     return (
         f"Supported: {claim} is claimed, {_place(one)} has {found}, and a limit of more than "
-        f"{100 * float(one['limit_share']):.2g}% of the coarsest error is excluded{_warmth(one)}; "
+        f"{_percent(float(one['limit_share']))} of the coarsest error is excluded{_warmth(one)}; "
         f"{v.supported} of {v.fits} fits support it, {v.inconclusive} are open and "
         f"{against}.{open_}"
     )
@@ -300,7 +300,11 @@ def _sentence(judged: xr.Dataset, v: Verdict) -> str:
 def _warmth(one: xr.Dataset) -> str:
     """The excluded limit as an error of the temperature, where the ladder tests the noise."""
     share = float(one["flow_share"]) if "flow_share" in one else np.inf
-    return f", that is an error of the temperature of {100 * share:.2g}%" if share < np.inf else ""
+    return f", that is an error of the temperature of {_percent(share)}" if share < np.inf else ""
+
+
+def _percent(share: float) -> str:
+    return f"{float(f'{100 * share:.2g}'):g}%"
 
 
 def _place(one: xr.Dataset) -> str:

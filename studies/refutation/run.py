@@ -1,6 +1,6 @@
 """The table of planted faults: what each route finds.
 
-    python studies/refutation/run.py                    # all routes, some minutes
+    python studies/refutation/run.py                    # all routes, a quarter of an hour
     python studies/refutation/run.py --routes one_step  # half a minute
     python studies/refutation/run.py --only sgd second  # names that start so
 
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import xarray as xr
 from routes import Finding, Routes, judged, refusal, unchanged
+from sizes import sized_faults, sizes_page
 
 import sdeverify as sv
 from sdeverify.errors import SdeverifyError
@@ -70,10 +71,11 @@ def main() -> None:
     torch.set_num_threads(1)
     correct = [unchanged(study) for study in correct_studies().values()]
     faults = catalogue()
+    sized = [fault for of_kind in sized_faults().values() for fault in of_kind.values()]
     routes = Routes()
     for route in arguments.routes:
         place = SAMPLED if route == "sampled" else FINDINGS
-        for fault in [*correct, *faults]:
+        for fault in [*correct, *faults, *sized]:
             chosen = not arguments.only or fault.name.startswith(tuple(arguments.only))
             if not chosen or (route in kept(place).get(fault.name, {}) and not arguments.again):
                 continue
@@ -199,7 +201,7 @@ def page(correct: list[Fault], faults: list[Fault], found: dict[str, dict[str, A
         wrong, right = (tally(group, found, route) for group in (faults, correct))
         cells = [shares(wrong, i) for i in range(3)] + [shares(right, i) for i in (2, 1, 0)]
         parts.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *sizes_page(found, ROUTES)]) + "\n"
 
 
 def tally(group: list[Fault], found: dict[str, dict[str, Any]], route: str) -> list[int]:

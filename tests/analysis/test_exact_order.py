@@ -56,6 +56,28 @@ def test_order_one_does_not_pass_for_order_two():
     assert overall_verdict(order).verdict == "refuted"
 
 
+def test_an_error_that_grows_from_rung_to_rung_is_refuted_before_it_is_asymptotic():
+    """Levels that amplify the noise too much: slopes 0.33, -0.45, -0.75 on their way to -1."""
+    error = [0.0232, 0.0195, 0.0246, 0.0375]
+    order = estimate_order(exact_ladder(error))
+    assert order.verdict.item() == "refuted"
+    assert order.order_high.item() < 0.5
+    falling = exact_order(HALVED, np.array(error)[::-1], np.zeros(4), 1.0)
+    assert "not yet asymptotic" in falling.unresolved
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_series_of_order_one_are_not_refuted_before_they_are_asymptotic(size):
+    """At most 4 of 2,000 random series, fixed seed; k-th term over the first: N(0, size^(2k))."""
+    k, relative = np.arange(9), HALVED / HALVED[0]
+    terms = np.random.default_rng(0).normal(size=(2000, 9)) * size**k
+    terms[:, 0] = 1.0
+    errors = terms @ relative ** (k[:, None] + 1)
+    fits = [exact_order(HALVED, error, np.zeros(4), 1.0) for error in errors]
+    assert sum(not fit.unresolved and fit.high < 1.0 for fit in fits) <= 4
+    assert sum("not yet asymptotic" in fit.unresolved for fit in fits) > 200
+
+
 @pytest.mark.parametrize("constant", [1e-3, -1e-3, 2e-3, 1e-2])
 def test_an_error_that_tends_to_a_constant_is_refuted_with_its_limit(constant):
     error = constant + 0.1 * HALVED - 0.2 * HALVED**2 + 0.3 * HALVED**3

@@ -105,3 +105,25 @@ def test_an_order_is_handed_out_only_when_resolved():
 def test_only_order_datasets_are_judged():
     with pytest.raises(InvalidInputError, match="estimate_order"):
         overall_verdict(xr.Dataset())
+
+
+def test_the_fit_that_is_shown_has_the_narrowest_interval_of_those_that_make_the_verdict():
+    order = controlled_order(synthetic_ladder(lambda s: s, LONG, 0.01, seeds=7))
+    verdict = overall_verdict(order)
+    fits = order.stack(fit=("observable", "step"))
+    width = (fits["order_high"] - fits["order_low"]).values
+    assert verdict.verdict == "supported"
+    assert width[verdict.deciding] == width[fits["verdict"].values == "supported"].min()
+    narrow = order.copy(deep=True)
+    narrow["verdict"][0] = "inconclusive"
+    narrow["order_low"][0] = narrow["order_high"][0] = 1.0
+    again = overall_verdict(narrow)
+    assert again.verdict == "supported"
+    assert again.deciding == verdict.deciding or verdict.deciding == 0
+    assert again.deciding != 0
+
+
+def test_shares_above_all_are_written_as_whole_percentages():
+    order = controlled_order(synthetic_ladder(lambda s: s, LONG, 0.01), 5.0)
+    hot = overall_verdict(order.assign(flow_share=order["flow_share"] * 0 + 1.3))
+    assert "an error of the temperature of 130%;" in hot.text
