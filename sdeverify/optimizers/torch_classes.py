@@ -89,16 +89,24 @@ def _derived(kind: type[Optimizer]) -> Iterator[type[Optimizer]]:
 def _kind_of_group(
     opt: torch.optim.Optimizer, candidates: Sequence[type[Optimizer]], group: Mapping[str, Any]
 ) -> type[Optimizer]:
-    """The class that was defined last where several read the group."""
-    for kind in reversed(candidates):
-        if kind.reads(group):
-            for option, reason in kind.refused.items():
-                if group.get(option):
-                    name = f"{type(opt).__name__}({option}={group[option]})"
-                    raise UnsupportedError(f"{name}: {reason}.")
-            return kind
-    named = ", ".join(kind.__name__ for kind in candidates)
-    raise UnsupportedError(f"no param group such as this is read by {named}: {dict(group)}.")
+    """The class that reads the group; of several the one that is derived from all the others."""
+    reading = {(k.__module__, k.__qualname__): k for k in candidates if k.reads(group)}
+    if not reading:
+        named = ", ".join(kind.__name__ for kind in candidates)
+        raise UnsupportedError(f"no param group such as this is read by {named}: {dict(group)}.")
+    kinds = list(reading.values())  # a class that is defined again replaces the first
+    most_derived = [kind for kind in kinds if all(issubclass(kind, other) for other in kinds)]
+    if not most_derived:
+        named = ", ".join(kind.__name__ for kind in kinds)
+        raise UnsupportedError(
+            f"{type(opt).__name__} is read by {named}, which do not derive from one another. Name "
+            "it in the torch_classes of one of them, or let their `reads` tell the groups apart."
+        )
+    for option, reason in most_derived[0].refused.items():
+        if group.get(option):
+            name = f"{type(opt).__name__}({option}={group[option]})"
+            raise UnsupportedError(f"{name}: {reason}.")
+    return most_derived[0]
 
 
 def _value(group: Mapping[str, Any], option: Option) -> Any:

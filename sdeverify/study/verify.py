@@ -65,7 +65,7 @@ class Answer:
 
     def __str__(self) -> str:
         head = (
-            f"{self.chain.attrs['name']} against its SDE from step {self.start.step:g} to "
+            f"{self.optimizer.title} against its SDE from step {self.start.step:g} to "
             f"{float(self.errors['step'][-1]):g}: {self.chain.attrs['replicas']} runs, "
             f"{self.path.attrs['replicas']} paths"
         )

@@ -9,7 +9,7 @@ import torch
 
 import sdeverify as sv
 from sdeverify.base.state import Components
-from sdeverify.errors import InvalidInputError
+from sdeverify.errors import InvalidInputError, UnsupportedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +52,26 @@ def test_a_step_leaves_state_and_gradient_as_they_are(optimizer: sv.Optimizer) -
     optimizer.step(1, y, gradient)
     assert all(bool((value == 0.5).all()) for value in y.values())
     assert torch.equal(gradient, before)
+
+
+class Nudge(torch.optim.SGD):
+    """A torch class of a user's own."""
+
+
+def test_of_two_classes_that_read_one_group_the_derived_one_is_taken() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class First(sv.SGD):
+        torch_classes = (Nudge,)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Second(First):
+        torch_classes = (Nudge,)
+
+    live = Nudge([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    assert type(sv.optimizer_from_torch(live)) is Second
+
+    class Unrelated(sv.SGD):
+        torch_classes = (Nudge,)
+
+    with pytest.raises(UnsupportedError, match="read by First, Second, Unrelated, which do not"):
+        sv.optimizer_from_torch(live)
