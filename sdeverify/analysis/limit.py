@@ -69,20 +69,20 @@ def limits(data: Whitened, coarsest: Array, claimed: float, share: float) -> Lim
     )
 
 
-def limit_columns(found: Sequence[Limits]) -> dict[str, Array]:
+def limit_columns(every: Sequence[Limits]) -> dict[str, Array]:
     """The columns of `estimate_order` from limits of differently shifted errors.
 
     The estimate is the first's; the interval is the hull of all, and each test the worst.
     """
-    one = found[0]
-    low, high = np.min([f.low for f in found], axis=0), np.max([f.high for f in found], axis=0)
+    one = every[0]
+    low, high = np.min([f.low for f in every], axis=0), np.max([f.high for f in every], axis=0)
     return {
         "limit": one.limit,
         "limit_low": low,
         "limit_high": high,
         "limit_share": share_of(low, high, one.coarsest),
-        "limit_p_value": np.max([f.zero_p_value for f in found], axis=0),
-        "small_limit_p_value": np.max([f.small_p_value for f in found], axis=0),
+        "limit_p_value": np.max([f.zero_p_value for f in every], axis=0),
+        "small_limit_p_value": np.max([f.small_p_value for f in every], axis=0),
     }
 
 

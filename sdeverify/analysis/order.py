@@ -162,12 +162,12 @@ def default_steps(ladder: xr.Dataset) -> list[float]:
 
 def _known(ladder: xr.Dataset, steps: Sequence[float]) -> list[float]:
     have = ladder[STEP].values.astype(np.float64)
-    found = [float(have[np.argmin(np.abs(have - s))]) for s in steps]
-    if not found or not np.allclose(found, list(steps), rtol=1e-9, atol=1e-9):
+    nearest = [float(have[np.argmin(np.abs(have - s))]) for s in steps]
+    if not nearest or not np.allclose(nearest, list(steps), rtol=1e-9, atol=1e-9):
         raise InvalidInputError(
             f"the ladder was compared at the steps {have.tolist()}; got steps = {list(steps)}"
         )
-    return found
+    return nearest
 
 
 def _flat(values: xr.DataArray, *last: str) -> Array:

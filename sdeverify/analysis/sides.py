@@ -87,21 +87,21 @@ def side_of(ds: xr.Dataset) -> Side:
 
 def _levels(ds: xr.Dataset) -> dict[str, Ensemble]:
     """The levels of an extrapolation; exact ones add no uncertainty and are left out."""
-    found: dict[str, Ensemble] = {}
+    ensembles: dict[str, Ensemble] = {}
     residuals = ds["block_residual"].transpose("level_block", *DIMS).values
     owner = ds["rung_of_block"].values
     for i, rung in enumerate(ds["rung"].values):
         blocks = residuals[owner == rung]
         if len(blocks):
             seed = int(ds["level_seed"][i])
-            found[str(ds["level_id"].values[i])] = Ensemble(
+            ensembles[str(ds["level_id"].values[i])] = Ensemble(
                 float(ds["weight"][i]),
                 ds["level_variance"].transpose("rung", *DIMS).values[i],
                 blocks,
                 float(ds["level_replicas"][i]),
                 seed if seed >= 0 else None,
             )
-    return found
+    return ensembles
 
 
 def difference(first: Side, second: Side) -> tuple[list[Ensemble], Array]:

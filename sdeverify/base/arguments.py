@@ -117,8 +117,8 @@ def memory_budget(memory: int | str) -> int:
     """
     if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
         return memory
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
-    size = 0 if found is None else int(float(found[1]) * _UNITS.get(found[2], 0))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
+    size = 0 if match is None else int(float(match[1]) * _UNITS.get(match[2], 0))
     if size < 1:
         raise InvalidInputError(
             f"memory is a number of bytes or a text such as '500MB' or '2GB'; got {memory!r}."

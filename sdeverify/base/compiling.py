@@ -56,15 +56,15 @@ def compiled(function: Function, examples: Sequence[Tensor]) -> Function:
     Raises:
         UnsupportedError: it cannot be traced or compiled, or gives other numbers when it is.
     """
-    given = tuple(examples)
+    inputs = tuple(examples)
     with torch.no_grad():
         try:
-            fast = _compiled(function, given)
-            got = fast(*given)
+            fast = _compiled(function, inputs)
+            got = fast(*inputs)
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise UnsupportedError(f"this cannot be compiled ({reason}).") from error
-        for fine, want in zip(got, function(*given), strict=True):
+        for fine, want in zip(got, function(*inputs), strict=True):
             bound = torch.finfo(want.dtype).eps ** 0.5 * want.abs().max()
             if not bool((fine - want).abs().max() <= bound):
                 raise UnsupportedError(
@@ -74,14 +74,14 @@ def compiled(function: Function, examples: Sequence[Tensor]) -> Function:
     return fast
 
 
-def _compiled(function: Function, given: tuple[Tensor, ...]) -> Function:
+def _compiled(function: Function, inputs: tuple[Tensor, ...]) -> Function:
     with warnings.catch_warnings():  # torch uses parts of itself that it deprecates
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        graph = make_fx(function)(*given)
-        if given[0].is_cpu:
+        graph = make_fx(function)(*inputs)
+        if inputs[0].is_cpu:
             _keep_tanh(graph)
-        fast: Function = torch._inductor.compile(graph, [*given], options=OPTIONS)
+        fast: Function = torch._inductor.compile(graph, [*inputs], options=OPTIONS)
     return fast
 
 

@@ -43,14 +43,14 @@ def sections(effort: Effort) -> list[Section]:
 
 def measure(chosen: Sequence[Section], progress: Callable[[str], None]) -> list[Measured]:
     """Measures every row; `progress` is told after each."""
-    found = []
+    results = []
     for section in chosen:
         rows = []
         for case in section.cases:
             rows.append(Row(case.labels, tuple(case.measure())))
             progress(f"{section.title}: {', '.join(case.labels)}")
-        found.append(Measured(section, tuple(rows)))
-    return found
+        results.append(Measured(section, tuple(rows)))
+    return results
 
 
 def machine(device: str) -> str:

@@ -183,9 +183,9 @@ def scale_batch(
         "weight_decay": weight_decay,
     }
     with clean(debug):
-        from sdeverify.cli.scale import Batch, show_scaled
+        from sdeverify.cli.scale import BatchAndData, show_scaled
 
-        show_scaled(optimizer, lr, given, kappa, rule, Batch(batch_size, samples))
+        show_scaled(optimizer, lr, given, kappa, rule, BatchAndData(batch_size, samples))
 
 
 def _request(

@@ -25,7 +25,7 @@ from sdeverify.scaling.rules import caveat, rule_for
 from sdeverify.scaling.scale import largest_kappa, scale
 
 
-class Batch(NamedTuple):
+class BatchAndData(NamedTuple):
     """The batch and the data, where they are known.
 
     Attributes:
@@ -56,7 +56,7 @@ def show_scaled(
     given: Mapping[str, float | None],
     kappa: float,
     rule: str,
-    batch: Batch | None = None,
+    batch: BatchAndData | None = None,
 ) -> None:
     """Prints the hyperparameters before and after, the largest kappa, and the rule's caveat.
 
@@ -76,7 +76,7 @@ def show_scaled(
     own = {option: name for option, name in arguments.items() if hasattr(optimizer, name)}
     chosen = rule_for(type(optimizer), rule)
     scaled = scale(optimizer, kappa, chosen)
-    heads = (batch or Batch()).heads(kappa)
+    heads = (batch or BatchAndData()).heads(kappa)
     console = Console()
     title = f"{optimizer.title}, {heads[0]} to {heads[1].removeprefix('batch ')}"
     console.print(Text(f"{title}, rule '{chosen.name}'"), soft_wrap=True)
@@ -129,17 +129,17 @@ def _torch_class(kind: str) -> type[torch.optim.Optimizer]:
     if kind in classes:
         return classes[kind]
     module, _, name = kind.rpartition(".")
-    found: Any = None
+    loaded: Any = None
     if module:
         sys.path.insert(0, os.getcwd())
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            loaded = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
             raise InvalidInputError(f"{module} cannot be imported: {error}.") from error
-    if isinstance(found, type) and issubclass(found, Optimizer) and found.torch_classes:
-        return found.torch_classes[0]
-    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
-        return found
+    if isinstance(loaded, type) and issubclass(loaded, Optimizer) and loaded.torch_classes:
+        return loaded.torch_classes[0]
+    if isinstance(loaded, type) and issubclass(loaded, torch.optim.Optimizer):
+        return loaded
     raise InvalidInputError(
         f"there is no optimizer '{kind}' here; there are {', '.join(sorted(classes))}, and your "
         "own by its dotted path, my_module.MyOptimizer."

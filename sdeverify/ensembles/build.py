@@ -220,8 +220,8 @@ def _planned(
         substeps = wholes(substeps, "substeps")
     if substeps is not None and subsample is not None:
         return tuple(substeps), subsample
-    found = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
-    return found.substeps, found.subsample if subsample is None else subsample
+    cheapest = plan(sde, precision_of(max(1, replicas)), substeps=substeps)
+    return cheapest.substeps, cheapest.subsample if subsample is None else subsample
 
 
 def _check_path(sde: GradientSDE, point: State, recorded: Sequence[float]) -> None:

@@ -174,9 +174,9 @@ class IntegratorOracle:
         def values(theta: Tensor) -> Tensor:
             _, drawn = self.increments.atoms(self.sde, theta, self.dt, self.nodes)
             repeated = theta.repeat_interleave(len(weights), 0)
-            found = self.increments.evaluate(self.sde, repeated, drawn)
-            zero = torch.zeros_like(found.increment)
-            parts = [zero if part is None else part for part in found]
+            evaluation = self.increments.evaluate(self.sde, repeated, drawn)
+            zero = torch.zeros_like(evaluation.increment)
+            parts = [zero if part is None else part for part in evaluation]
             return torch.cat(parts, 1).reshape(len(theta), len(weights), -1)
 
         return Atoms(weights, values)

@@ -109,7 +109,7 @@ def _gaps(rung: Rung, sde: SDE, state: State, order: int) -> xr.Dataset:
     size = np.abs(change).max(0)
     slack = ROUNDING * (y.detach().abs().numpy()[0].astype(np.float64) + size)
     names = [f"{n}[{i}]" for n in sde.components for i in range(sde.dim)]
-    found: dict[str, tuple[float, float, float]] = {}
+    moments: dict[str, tuple[float, float, float]] = {}
     for degree in range(1, 2 * order + 2):
         for which in itertools.combinations_with_replacement(range(len(names)), degree):
             ours = float(weights @ change[:, which].prod(1)) / tau
@@ -118,8 +118,8 @@ def _gaps(rung: Rung, sde: SDE, state: State, order: int) -> xr.Dataset:
             rounding = sum(slack[i] * np.delete(sizes, n).prod() for n, i in enumerate(which))
             bound = rounding / tau + ROUNDING * (abs(ours) + abs(theirs)) + numerical
             per_time = ours / rung.clock, theirs / rung.clock, bound / rung.clock
-            found["E " + " ".join(f"d {names[i]}" for i in which)] = per_time
-    return _dataset(found, state.step, state.step * tau * rung.optimizer.refinement, tau)
+            moments["E " + " ".join(f"d {names[i]}" for i in which)] = per_time
+    return _dataset(moments, state.step, state.step * tau * rung.optimizer.refinement, tau)
 
 
 def _increments(rung: Rung, point: State, components: tuple[str, ...]) -> tuple[Array, Array, int]:

@@ -21,7 +21,7 @@ SMALLEST = 1e-140
 
 
 @dataclass(frozen=True)
-class Spread:
+class Quantiles:
     """A statistic over the coordinates: median, 90% quantile and maximum."""
 
     median: float
@@ -29,8 +29,8 @@ class Spread:
     maximum: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> Spread:
-        """The spread of some values; NaN where there are none."""
+    def of(cls, values: NDArray[np.float64]) -> Quantiles:
+        """The quantiles of some values; NaN where there are none."""
         if values.size == 0:
             return cls(np.nan, np.nan, np.nan)
         low, high = np.quantile(values, [0.5, 0.9])
@@ -59,8 +59,8 @@ class NoiseStatistics:
     noiseless: int
     squared_gradient_norm: float
     noise_trace: float
-    skewness: Spread
-    excess_kurtosis: Spread
+    skewness: Quantiles
+    excess_kurtosis: Quantiles
 
     @property
     def noise_scale(self) -> float:
@@ -120,15 +120,15 @@ def noise_statistics(
     # fourth moment leaves the range of double precision.
     floor = (64 * torch.finfo(problem.dtype).eps) ** 2 * (second + mean.square())
     noisy = second > floor.clamp(min=SMALLEST)
-    kept = second[noisy]
+    variances = second[noisy]
     return NoiseStatistics(
         samples=problem.samples,
         parameters=problem.dim,
         noiseless=int((~noisy).sum()),
         squared_gradient_norm=float(mean.square().sum()),
         noise_trace=float(second.sum()),
-        skewness=Spread.of((third[noisy] / kept**1.5).abs().numpy()),
-        excess_kurtosis=Spread.of((fourth[noisy] / kept.square() - 3).numpy()),
+        skewness=Quantiles.of((third[noisy] / variances**1.5).abs().numpy()),
+        excess_kurtosis=Quantiles.of((fourth[noisy] / variances.square() - 3).numpy()),
     )
 
 
@@ -159,5 +159,5 @@ def _chunks(problem: Problem, size: int) -> Iterator[Tensor]:
     yield from (part.unsqueeze(0) for part in every.split(size))
 
 
-def _scaled(spread: Spread, factor: float) -> Spread:
-    return Spread(spread.median * factor, spread.quantile90 * factor, spread.maximum * factor)
+def _scaled(q: Quantiles, factor: float) -> Quantiles:
+    return Quantiles(q.median * factor, q.quantile90 * factor, q.maximum * factor)

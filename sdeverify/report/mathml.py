@@ -123,14 +123,14 @@ def symbol_latex(name: str) -> str | None:
 
 
 def _factor_latex(name: str) -> str | None:
-    found = re.fullmatch(r"(sqrt\()?([A-Za-z]+?)_?(\d*)(\))?(\^-?\d+)?", name)
-    if found is None or bool(found[1]) != bool(found[4]):
+    match = re.fullmatch(r"(sqrt\()?([A-Za-z]+?)_?(\d*)(\))?(\^-?\d+)?", name)
+    if match is None or bool(match[1]) != bool(match[4]):
         return None
-    letters, digits = found[2], found[3]
+    letters, digits = match[2], match[3]
     if letters in _GREEK:
         letters = "\\varepsilon" if letters == "epsilon" else f"\\{letters}"
     elif len(letters) > 1:
         return None
     symbol = f"{letters}_{{{digits}}}" if digits else letters
-    symbol = rf"\sqrt{{{symbol}}}" if found[1] else symbol
-    return symbol + (f"^{{{found[5][1:]}}}" if found[5] else "")
+    symbol = rf"\sqrt{{{symbol}}}" if match[1] else symbol
+    return symbol + (f"^{{{match[5][1:]}}}" if match[5] else "")

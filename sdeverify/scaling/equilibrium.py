@@ -65,7 +65,7 @@ def balance(ds: xr.Dataset, constants: Constants, confidence: float = 0.95) -> d
     gained = {"sgd_balance": eta * (g + noise * s), "sde_balance": eta * noise * s}
     drift = change / (steps * own * eta)
     law = "sde_balance" if continuous else "sgd_balance"
-    found = {
+    balances = {
         "sgd_balance": ratio_interval(
             (2 - eta * decay) * decay * r, gained["sgd_balance"], confidence
         ),
@@ -74,7 +74,7 @@ def balance(ds: xr.Dataset, constants: Constants, confidence: float = 0.95) -> d
     }
     moved = drift / lost.mean()
     return {
-        **{k: v for name, interval in found.items() for k, v in _named(name, interval).items()},
+        **{k: v for name, interval in balances.items() for k, v in _named(name, interval).items()},
         "change": float(moved.mean()),
         "change_standard_error": float(moved.std(ddof=1) / np.sqrt(len(moved))),
     }

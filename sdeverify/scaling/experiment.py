@@ -247,11 +247,11 @@ def _chosen(optimizer: Optimizer, rules: Sequence[str | BatchRule] | None) -> Se
     kind = type(optimizer)
     if isinstance(rules, str) or not isinstance(rules, Sequence | None):
         raise InvalidInputError(f"rules are a list of names; got {rules!r}. Give ['auto'], say.")
-    found = rules_for(kind) if rules is None else [rule_for(kind, rule) for rule in rules]
-    names = [rule.name for rule in found]
-    if not found or len(set(names)) < len(names):
+    chosen = rules_for(kind) if rules is None else [rule_for(kind, rule) for rule in rules]
+    names = [rule.name for rule in chosen]
+    if not chosen or len(set(names)) < len(names):
         raise InvalidInputError(f"rules are different and at least one; got {names}.")
-    return found
+    return chosen
 
 
 def _refuse_unreachable(
@@ -285,13 +285,13 @@ def _recorded(
             f"{meet}, but the start is at step {start:g}. Let it be a multiple, with "
             f"warm_up(..., steps={unit * max(1, round(start / unit))}) say, or take other kappas."
         )
-    given = count_or_steps(steps)
-    if isinstance(given, int):
-        if given < unit:
-            raise InvalidInputError(f"{meet}; got steps={given}. Take {unit} or more.")
-        most = given // unit
+    requested = count_or_steps(steps)
+    if isinstance(requested, int):
+        if requested < unit:
+            raise InvalidInputError(f"{meet}; got steps={requested}. Take {unit} or more.")
+        most = requested // unit
         counts = np.unique(np.linspace(0, most, min(most, RECORDED) + 1).round())
         return tuple(float(unit * count) for count in counts)
-    if not given or any(step % unit for step in given):
-        raise InvalidInputError(f"{meet}; got steps {given}.")
-    return tuple(given)
+    if not requested or any(step % unit for step in requested):
+        raise InvalidInputError(f"{meet}; got steps {requested}.")
+    return tuple(requested)

@@ -37,10 +37,10 @@ def scaling_dataset(
             `close_factors`; empty for none.
         tolerance, yardstick, confidence: as in `scaling_experiment`, whose variables these are.
     """
-    found = [[ds if finite(ds) else None for ds in row] for row in scaled]
-    ds = _measured(reference, found, rules, kappas, confidence)
+    bounded = [[ds if finite(ds) else None for ds in row] for row in scaled]
+    ds = _measured(reference, bounded, rules, kappas, confidence)
     ds = ds.merge(_judged(ds, tolerance, yardstick))
-    return ds.merge(close_factors(reference, found, kappas, bounds, confidence)) if bounds else ds
+    return ds.merge(close_factors(reference, bounded, kappas, bounds, confidence)) if bounds else ds
 
 
 def finite(ds: xr.Dataset) -> bool:
@@ -148,7 +148,7 @@ def _judged(ds: xr.Dataset, tolerance: float, yardstick: Yardstick) -> xr.Datase
     ]
     fields: dict[str, Any] = {"allowed": allowed, "judgement": (dims, judged)}
     for name, part in (("", "value"), ("_low", "low"), ("_high", "high"), ("_status", "status")):
-        values = [[getattr(found, part) for found in row] for row in every]
+        values = [[getattr(estimate, part) for estimate in row] for row in every]
         kind: Any = object if part == "status" else float
         fields[f"how_far{name}"] = (_BEST, np.array(values, dtype=kind))
     return xr.Dataset(fields)

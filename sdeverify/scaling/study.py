@@ -116,9 +116,9 @@ class ScalingStudy:
             "squared_parameter_norm": measures.squared_parameter_norm(),
             "mean_u": measures.mean_of("u"),
         }
-        given = [seen.name for seen in self.observables]
+        names = [observable.name for observable in self.observables]
         needed = close_bounds(self.optimizer, self.closeness)
-        return [*self.observables, *(known[name] for name in needed if name not in given)]
+        return [*self.observables, *(known[name] for name in needed if name not in names)]
 
     @cached_property
     def runs(self) -> BatchRuns:

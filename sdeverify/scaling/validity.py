@@ -231,10 +231,12 @@ def _shape(oracle: GradientOracle, start: State, ends: Tensor) -> dict[str, Any]
     """Skewness and kurtosis of one sample's gradient at the start and at some ends."""
     problem = oracle.problem
     places = [start.expand(1).theta, ends[:MOMENT_POINTS]]
-    found = [[noise_statistics(problem, theta) for theta in place] for place in places]
+    statistics = [[noise_statistics(problem, theta) for theta in place] for place in places]
     fields: dict[str, Any] = {}
     for name in ("skewness", "excess_kurtosis"):
-        pairs = [_mean_and_error(np.array([_spread(s, name) for s in place])) for place in found]
+        pairs = [
+            _mean_and_error(np.array([_spread(s, name) for s in place])) for place in statistics
+        ]
         mean, error = (np.stack(part) for part in zip(*pairs, strict=True))
         dims = ("point", "statistic")
         fields |= {name: (dims, mean), f"{name}_standard_error": (dims, error)}

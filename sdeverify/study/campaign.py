@@ -102,13 +102,13 @@ def weak_error_studies(campaign: str, studies: Sequence[Part]) -> list[Study]:
     Raises:
         UnsupportedError: one is of another class.
     """
-    found = [study for study in studies if isinstance(study, Study)]
-    if len(found) < len(studies):
+    accepted = [study for study in studies if isinstance(study, Study)]
+    if len(accepted) < len(studies):
         raise UnsupportedError(
             f"'{campaign}' is made of studies of the class {type(studies[0]).__name__}, which can "
             "be measured and reported; solve and certify take those of an SDE's weak error."
         )
-    return found
+    return accepted
 
 
 def assemble(

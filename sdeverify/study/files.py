@@ -40,7 +40,7 @@ def find_study(source: str | Path) -> Path:
             return place.resolve()
         if (place / FILE).is_file():
             return (place / FILE).resolve()
-    known = [found.name for found in available_studies()]
+    known = [available.name for available in available_studies()]
     raise InvalidInputError(
         f"there is no study '{source}'.{did_you_mean(Path(source).name, known)} Name a study file, "
         f"a folder with a {FILE}, or one of the studies here: {', '.join(known) or 'none'}."
@@ -80,9 +80,9 @@ def load_campaign(source: str | Path) -> Campaign:
     explained(f"reading {path}", spec.loader.exec_module, module)
     study = getattr(module, VARIABLE, None)
     if not isinstance(study, Campaign | Study):
-        found = "nothing" if study is None else f"a {type(study).__name__}"
+        kind = "nothing" if study is None else f"a {type(study).__name__}"
         raise InvalidInputError(
-            f"{path} must set {VARIABLE} to a Campaign or a Study; it sets {found}."
+            f"{path} must set {VARIABLE} to a Campaign or a Study; it sets {kind}."
         )
     return as_campaign(study)
 

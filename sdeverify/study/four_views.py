@@ -123,8 +123,8 @@ def four_views(
         subsample=subsample,
     )
     ensembles = run_jobs(jobs, progress=run.progress)
-    found = [*(level for level, _, _ in runs.values()), np.nan]
-    return _assembled(ensembles, found, confidence)
+    levels_of_views = [*(level for level, _, _ in runs.values()), np.nan]
+    return _assembled(ensembles, levels_of_views, confidence)
 
 
 def views_table(views: xr.Dataset, step: float | None = None) -> str:

@@ -166,9 +166,9 @@ class JobLayout:
         """The settings in which another ensemble differs, a line each; empty where none does."""
         return _differences(self.settings, other.settings)
 
-    def _compare(self, kept: zarr.Array[Any], what: str, remedy: str) -> None:
+    def _compare(self, stored: zarr.Array[Any], what: str, remedy: str) -> None:
         """Refuses a group whose first replicas come out differently now."""
-        before, now = np.asarray(kept[...]), self.job.probe()
+        before, now = np.asarray(stored[...]), self.job.probe()
         size = np.nanmax(np.abs(before), axis=tuple(range(before.ndim - 1)), initial=0.0)
         shares = [
             _rounding(self.settings) if o.smooth else NOT_SMOOTH for o in self.job.observables

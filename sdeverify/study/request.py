@@ -73,8 +73,8 @@ class Request:
         """
         defaults = self.campaign.defaults
         parameters = parse_settings(defaults, self.settings)
-        asked = {"seed": self.seed, "device": self.device}
-        named = {k: v for k, v in asked.items() if v is not None and k in defaults}
+        options = {"seed": self.seed, "device": self.device}
+        named = {k: v for k, v in options.items() if v is not None and k in defaults}
         for name, value in named.items():
             if parameters.get(name, value) != value:
                 raise InvalidInputError(f"{name} is given twice, by --{name} and by --set.")

@@ -98,13 +98,13 @@ class Recorder:
             StoreError: a file cannot be written.
         """
         step = _step(step)
-        asked = step in self._steps
-        if asked or not self._checked:
+        due = step in self._steps
+        if due or not self._checked:
             checkpoint = Checkpoint.of(step, net, optimizer, scheduler)
             if not self._checked:
                 checkpoint.check_loadable()
                 self._checked = True
-            if asked:
+            if due:
                 with refused(
                     f"the checkpoint of step {step} cannot be written to {self.folder}",
                     "Make room or choose another folder; earlier checkpoints are whole.",

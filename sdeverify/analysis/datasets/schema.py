@@ -273,22 +273,22 @@ def check_path(ds: xr.Dataset) -> None:
 def _check(
     ds: xr.Dataset, kind: str, dims: tuple[str, ...], source: str, absent: tuple[str, ...]
 ) -> None:
-    found = getattr(ds, "attrs", {}).get("kind")
-    if not isinstance(ds, xr.Dataset) or found not in (kind, "exact", "extrapolation"):
+    actual = getattr(ds, "attrs", {}).get("kind")
+    if not isinstance(ds, xr.Dataset) or actual not in (kind, "exact", "extrapolation"):
         raise InvalidInputError(
-            f"a {kind} dataset is wanted here; got {type(ds).__name__} of kind {found!r}. "
+            f"a {kind} dataset is wanted here; got {type(ds).__name__} of kind {actual!r}. "
             f"Pass the result of {source}."
         )
-    expected = dims if found == kind else (STEP, OBSERVABLE)
+    expected = dims if actual == kind else (STEP, OBSERVABLE)
     for name in ("mean", "standard_error"):
         if name not in ds or ds[name].dims != expected or any(d in ds.dims for d in absent):
             shape = ds[name].dims if name in ds else "nothing"
             raise InvalidInputError(
-                f"'{name}' of a {found} dataset has dims {expected}; got {shape}"
+                f"'{name}' of a {actual} dataset has dims {expected}; got {shape}"
             )
     if "time" not in ds.coords or STEP not in ds.coords or OBSERVABLE not in ds.coords:
         raise InvalidInputError(f"a {kind} dataset has the coordinates step, time and observable")
-    if found == kind and "block_count" in ds and float(ds.block_count.sum()) < 2:
+    if actual == kind and "block_count" in ds and float(ds.block_count.sum()) < 2:
         raise InvalidInputError(
             f"a {kind} of one replica has no standard error; ask for 2 replicas or more"
         )

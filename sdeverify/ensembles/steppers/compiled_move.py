@@ -42,8 +42,8 @@ class CompiledMove:
 
     def _made(self, t: float, y: dict[str, Tensor], increment: Increment) -> Move:
         with_gradient = self.increments.together(self.sde, len(y["theta"])) > 0
-        given = self._with_noise if with_gradient else self._with_values
-        examples = [x.detach().contiguous() for x in given(t, y, increment)]
+        tensors_of = self._with_noise if with_gradient else self._with_values
+        examples = [x.detach().contiguous() for x in tensors_of(t, y, increment)]
 
         def function(*arguments: Tensor) -> tuple[Tensor, ...]:
             moved = self._traced(iter(arguments), y, increment, with_gradient)
@@ -60,8 +60,8 @@ class CompiledMove:
             return partial(self.increments.move, self.sde)
 
         def move(t: float, y: dict[str, Tensor], increment: Increment) -> dict[str, Tensor]:
-            found = fast(*[x.contiguous() for x in given(t, y, increment)])
-            return dict(zip(y, found, strict=True))
+            components = fast(*[x.contiguous() for x in tensors_of(t, y, increment)])
+            return dict(zip(y, components, strict=True))
 
         return move
 

@@ -65,31 +65,32 @@ def coordinates_of(domain: Domain, start: State, who: str, whole: Any) -> Coordi
             f"dimensions; the exact route goes up to {MOST_DIMENSIONS}. "
             "Use simulate(...) and solve(...)."
         )
-    found: list[Coordinate] = []
+    coordinates: list[Coordinate] = []
     for name in names:
-        given = domain[name] if name in domain else DEFAULT_AXES.get(name)
-        if given is None:
+        choice = domain[name] if name in domain else DEFAULT_AXES.get(name)
+        if choice is None:
             raise InvalidInputError(
                 f"the domain says nothing of '{name}', which {who} has; it has "
                 f"{sorted(domain) or 'nothing'}. Give Periodic(), Interval(low, high), Moving() or "
                 f"Positive() for '{name}'."
             )
-        axes = [given] * dim if isinstance(given, Axis) else list(given)
+        axes = [choice] * dim if isinstance(choice, Axis) else list(choice)
         if len(axes) != dim or not all(isinstance(a, Axis) for a in axes):
             raise InvalidInputError(
-                f"domain['{name}'] is one axis, or one for each of {dim} parameters; got {given!r}."
+                f"domain['{name}'] is one axis, or one for each of {dim} parameters; "
+                f"got {choice!r}."
             )
         most = MOST_POINTS[len(names) * dim]
-        found += [Coordinate(name, i, axis.limited(*most)) for i, axis in enumerate(axes)]
+        coordinates += [Coordinate(name, i, axis.limited(*most)) for i, axis in enumerate(axes)]
     unknown = sorted(set(domain) - set(names) - set(getattr(whole, "components", ())))
     if unknown:
         raise InvalidInputError(
             f"the domain names {', '.join(unknown)}, which {who} does not have; it has "
             f"{', '.join(names)}. Leave it out, or name the component that is meant."
         )
-    for coordinate in found:
+    for coordinate in coordinates:
         _check_axis(coordinate, start)
-    return tuple(found)
+    return tuple(coordinates)
 
 
 def _check_axis(coordinate: Coordinate, start: State) -> None:

@@ -143,8 +143,10 @@ class Continuous:
         self.times = self._cut(grids.pieces)
         self.still = grids.pieces == 1
         if self.found:
-            seen = np.union1d(self.times, self._cut(LOOKS))
-            self.pilot = pilot(self.field.move, coordinates, int(sde.noise_dim), self.at, seen)
+            checkpoints = np.union1d(self.times, self._cut(LOOKS))
+            self.pilot = pilot(
+                self.field.move, coordinates, int(sde.noise_dim), self.at, checkpoints
+            )
 
     def _cut(self, pieces: int) -> Array:
         """The times at which boxes may change; recorded times are among them."""

@@ -66,14 +66,14 @@ def _pairs(
     coordinates: Coordinates, start: State, values: Callable[[State], Array]
 ) -> list[tuple[Coordinate, Array, Array]]:
     """For each periodic coordinate, values around the circle and a period further on."""
-    found = []
+    pairs = []
     for coordinate in coordinates:
         axis = coordinate.axis
         if isinstance(axis, Periodic):
             around = axis.length * torch.arange(PLACES, dtype=torch.float64) / PLACES
             both = [_moved(start, coordinate, around + turn) for turn in (0.0, axis.length)]
-            found.append((coordinate, values(both[0]), values(both[1])))
-    return found
+            pairs.append((coordinate, values(both[0]), values(both[1])))
+    return pairs
 
 
 def _moved(start: State, coordinate: Coordinate, by: torch.Tensor) -> State:

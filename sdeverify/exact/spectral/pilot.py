@@ -61,7 +61,7 @@ def pilot(
     rng = np.random.default_rng(SEED)
     values = [c.axis.value(np.array(x)) for c, x in zip(coordinates, start, strict=True)]
     points = np.tile(np.array(values), (PATHS, 1))
-    seen = [points]
+    visited = [points]
     for begin, end in pairwise(times):
         dt = (end - begin) / EULER_STEPS
         for i in range(EULER_STEPS):
@@ -74,8 +74,8 @@ def pilot(
                 f"the SDE leaves every box before t = {end:.6g}. Compare fewer steps, or give an "
                 "Interval on whose ends the drift points inward."
             )
-        seen.append(points)
+        visited.append(points)
     charts = np.stack(
-        [np.stack([c.axis.chart(p[:, i]) for i, c in enumerate(coordinates)], -1) for p in seen]
+        [np.stack([c.axis.chart(p[:, i]) for i, c in enumerate(coordinates)], -1) for p in visited]
     )
     return Pilot(times, charts.mean(1), charts.std(1), charts.min(1))

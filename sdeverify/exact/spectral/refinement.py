@@ -134,12 +134,12 @@ def converge(run: Run, families: Sequence[Family], growth: Array, accuracy: floa
     failure: GridError | None = None
     for family in families:
         try:
-            found = _climb(run, family, growth, accuracy, last=family is families[-1])
+            candidate = _climb(run, family, growth, accuracy, last=family is families[-1])
         except GridError as error:
             failure = error
             continue
-        if best is None or found.largest < best.largest:
-            best = found
+        if best is None or candidate.largest < best.largest:
+            best = candidate
         if best.largest <= accuracy:
             break
     if best is None:
@@ -165,11 +165,11 @@ def _climb(run: Run, family: Family, growth: Array, accuracy: float, last: bool)
             continue
         if len(results) < 3:
             continue
-        found = Converged(results[-1], numerical_error(results[-3:], growth), grids)
+        candidate = Converged(results[-1], numerical_error(results[-3:], growth), grids)
         progress = 1.0 if last else PROGRESS
-        idle = 0 if best is None or found.largest < progress * best.largest else idle + 1
-        if best is None or found.largest < best.largest:
-            best = found
+        idle = 0 if best is None or candidate.largest < progress * best.largest else idle + 1
+        if best is None or candidate.largest < best.largest:
+            best = candidate
         if best.largest <= accuracy or idle == (PATIENCE if last else 1):
             break
     if best is None:

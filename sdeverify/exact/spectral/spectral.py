@@ -183,13 +183,13 @@ def exact_discrete(
         "noise": oracle.noise.describe(oracle.problem),
     }
     families = [Family(c) for c in (coordinates, *on_the_circle(coordinates))]
-    found = converge(run, families, growth, AIM * attrs["accuracy"])
+    result = converge(run, families, growth, AIM * attrs["accuracy"])
     fewer = with_fewer_nodes(oracle)
     if fewer is not oracle:
-        rough = [run(found.grids, 0, o) for o in (with_fewer_nodes(fewer), fewer)]
-        nodes = numerical_error([*rough, found.mean], growth)
-        found = replace(found, bound=found.bound + nodes)
-    return _dataset(found, point, recorded, clock, names, attrs)
+        rough = [run(result.grids, 0, o) for o in (with_fewer_nodes(fewer), fewer)]
+        nodes = numerical_error([*rough, result.mean], growth)
+        result = replace(result, bound=result.bound + nodes)
+    return _dataset(result, point, recorded, clock, names, attrs)
 
 
 def exact_continuous(
@@ -233,8 +233,8 @@ def exact_continuous(
         "hyperparameters": _text(getattr(sde, "constants", {})),
     }
     families = sde_families(coordinates)
-    found = converge(run, families, np.array(recorded), AIM * attrs["accuracy"])
-    return _dataset(found, point, recorded, clock, names, attrs)
+    result = converge(run, families, np.array(recorded), AIM * attrs["accuracy"])
+    return _dataset(result, point, recorded, clock, names, attrs)
 
 
 def sde_families(coordinates: Coordinates) -> list[Family]:

@@ -28,12 +28,12 @@ class Compiled:
 
     def __call__(self, theta: Tensor, weights: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         data, structure = pytree.tree_flatten(batch.data)
-        given = [x.detach().contiguous() for x in (theta, weights, *data)]
-        key = (batch.shared, *(x.shape for x in given))
+        tensors = [x.detach().contiguous() for x in (theta, weights, *data)]
+        key = (batch.shared, *(x.shape for x in tensors))
         if key not in self._ready:
-            self._ready[key] = self._compile(structure, batch.shared, given)
+            self._ready[key] = self._compile(structure, batch.shared, tensors)
         with torch.no_grad():
-            return self._ready[key](*given)
+            return self._ready[key](*tensors)
 
     def _compile(
         self, structure: pytree.TreeSpec, shared: bool, given: list[Tensor]

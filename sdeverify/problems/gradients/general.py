@@ -80,8 +80,8 @@ class General:
             leaves = {k: v.detach().requires_grad_() for k, v in single.items()}
             with torch.enable_grad():
                 total = weights[0] @ self.model.losses(leaves, batch.of(0))
-            found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-            return (layout.flatten(dict(zip(layout.names, found, strict=True))).unsqueeze(0),)
+            gradients = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+            return (layout.flatten(dict(zip(layout.names, gradients, strict=True))).unsqueeze(0),)
 
         def total_loss(parameters: dict[str, Tensor], w: Tensor, data: Data) -> Tensor:
             return (w * self.model.losses(parameters, data)).sum()

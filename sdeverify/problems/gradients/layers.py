@@ -91,11 +91,11 @@ def patches(
     rows = (images.shape[1] - sparse * (high - 1) - 1) // down + 1
     columns = (images.shape[2] - spare * (wide - 1) - 1) // right + 1
     image, row, column, channel = images.stride()
-    seen = images.as_strided(
+    windows = images.as_strided(
         (len(images), rows, columns, high, wide, images.shape[3]),
         (image, row * down, column * right, row * sparse, column * spare, channel),
     )
-    return seen.reshape(*a.shape[:2], rows * columns, -1)
+    return windows.reshape(*a.shape[:2], rows * columns, -1)
 
 
 def normalisation(module: nn.Module, a: Tensor, b: Tensor, w: Tensor) -> dict[str, Sums]:
@@ -145,12 +145,12 @@ def _sums(each: Callable[[slice], Tensor], w: Weights, size: int) -> Sums:
     for start in range(0, n, step):
         part = slice(start, start + step)
         gradients = each(part)
-        found = sums_over_samples(gradients.flatten(2), w[:, part])
+        partial = sums_over_samples(gradients.flatten(2), w[:, part])
         if total is None:
             shape = (replicas, *gradients.shape[2:])
-            total = (found[0].view(shape), found[1].view(shape), found[2].view(shape))
+            total = (partial[0].view(shape), partial[1].view(shape), partial[2].view(shape))
         else:
-            for whole, more in zip(total, found, strict=True):
+            for whole, more in zip(total, partial, strict=True):
                 whole.add_(more.view(whole.shape))
     assert total is not None
     return total

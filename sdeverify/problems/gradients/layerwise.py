@@ -59,8 +59,8 @@ class Layerwise:
         parameters = self.model.layout.unflatten(theta.detach())
         if len(theta) == 1:
             single = {name: value[0] for name, value in parameters.items()}
-            found = self._one_replica(self.model.prepared(single), batch.of(0))
-            inputs, signals = ([x.unsqueeze(0) for x in tensors] for tensors in found)
+            pair = self._one_replica(self.model.prepared(single), batch.of(0))
+            inputs, signals = ([x.unsqueeze(0) for x in tensors] for tensors in pair)
         else:
             inputs, signals = self._many_replicas(parameters, batch)
         parts = self._apply_rules(inputs, signals, weights)
@@ -126,9 +126,9 @@ class Layerwise:
         inputs: list[Tensor] = [data.targets] * len(self.layers)
         uses = [0] * len(self.layers)
 
-        def note(number: int, given: Tensor, output: Tensor) -> Tensor:
+        def note(number: int, activation: Tensor, output: Tensor) -> Tensor:
             uses[number] += 1
-            inputs[number] = given.detach()
+            inputs[number] = activation.detach()
             return tap(number, output)
 
         with _hooks(self.layers, note):
@@ -140,14 +140,14 @@ class Layerwise:
     def _apply_rules(
         self, inputs: list[Tensor], signals: list[Tensor], weights: Weights
     ) -> dict[str, Sums]:
-        found: dict[str, Sums] = {}
+        sums_of: dict[str, Sums] = {}
         for prefix, layer, a, b in zip(self.paths, self.layers, inputs, signals, strict=True):
             rule = rule_for(layer)
             assert rule is not None
             for name, sums in rule(layer, a, b, weights).items():
                 if prefix + name in self.model.layout.live:
-                    found[prefix + name] = sums
-        return found
+                    sums_of[prefix + name] = sums
+        return sums_of
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class ParameterLayout:
         """
         known = {id(p): self.slices[name] for name, p in self.live.items()}
         known |= {id(p): slice(0, 0) for p in self.frozen}
-        found = []
+        places = []
         for i, parameter in enumerate(parameters):
             if id(parameter) not in known:
                 raise InvalidInputError(
@@ -98,8 +98,8 @@ class ParameterLayout:
                     "that the problem was made from. Make the optimizer from net.parameters() of "
                     "that same net object (a copy has other parameters)."
                 )
-            found.append(known[id(parameter)])
-        return found
+            places.append(known[id(parameter)])
+        return places
 
 
 def flatten_parameters(net: nn.Module) -> Vector:
