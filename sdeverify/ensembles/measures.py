@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from sdeverify.ensembles.observables import Observable
+from sdeverify.base.shapes import Tensor
+from sdeverify.ensembles.observables import Evaluation, Observable
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.problems.problem import Problem
+from sdeverify.problems.problem import Problem, Quantity
 
 
 def loss(problem: Problem) -> Observable:
@@ -17,7 +19,7 @@ def loss(problem: Problem) -> Observable:
         >>> loss.function(sv.State(0, theta=torch.zeros(2, 1).double())).shape
         torch.Size([2])
     """
-    return Observable("loss", lambda state: problem.loss(state.theta))
+    return _shared("loss", problem, "loss", lambda loss: loss)
 
 
 def accuracy(problem: Any) -> Observable:
@@ -30,7 +32,7 @@ def accuracy(problem: Any) -> Observable:
         >>> accuracy.name, accuracy.smooth
         ('accuracy', False)
     """
-    return Observable("accuracy", lambda state: problem.accuracy(state.theta), smooth=False)
+    return _shared("accuracy", problem, "accuracy", lambda share: share, smooth=False)
 
 
 def squared_gradient_norm(problem: Problem) -> Observable:
@@ -41,9 +43,8 @@ def squared_gradient_norm(problem: Problem) -> Observable:
         >>> observable.function(sv.State(0, theta=torch.ones(1, 1).double())).round(decimals=3)
         tensor([0.3610], dtype=torch.float64)
     """
-    return Observable(
-        "squared_gradient_norm", lambda state: problem.gradient(state.theta).square().sum(1)
-    )
+    name = "squared_gradient_norm"
+    return _shared(name, problem, "gradient", lambda gradient: gradient.square().sum(1))
 
 
 def gradient_norm(problem: Problem) -> Observable:
@@ -54,7 +55,7 @@ def gradient_norm(problem: Problem) -> Observable:
         >>> observable.function(sv.State(0, theta=torch.ones(1, 1).double())).round(decimals=3)
         tensor([0.6010], dtype=torch.float64)
     """
-    return Observable("gradient_norm", lambda state: problem.gradient(state.theta).norm(dim=1))
+    return _shared("gradient_norm", problem, "gradient", lambda gradient: gradient.norm(dim=1))
 
 
 def noise_trace(oracle: GradientOracle) -> Observable:
@@ -112,3 +113,15 @@ def mean_of(component: str) -> Observable:
         tensor([2.])
     """
     return Observable(f"mean_{component}", lambda state: getattr(state, component).mean(1))
+
+
+def _shared(
+    name: str,
+    problem: Problem,
+    quantity: Quantity,
+    read: Callable[[Tensor], Tensor],
+    smooth: bool = True,
+) -> Observable:
+    """An observable that reads a quantity of a problem, found in one pass with others of it."""
+    of = Evaluation(problem, quantity, read)
+    return Observable(name, of.of_state, smooth, of)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,19 @@ from numpy.typing import NDArray
 from sdeverify.base.shapes import Tensor, Values
 from sdeverify.base.state import State
 from sdeverify.errors import InvalidInputError
+from sdeverify.problems.problem import Problem, Quantity
+
+
+class Evaluation(NamedTuple):
+    """What is read from a quantity of a problem over all its samples."""
+
+    problem: Problem
+    quantity: Quantity
+    read: Callable[[Tensor], Tensor]
+
+    def of_state(self, state: State) -> Tensor:
+        """The same as a function of a state."""
+        return self.read(self.problem.evaluate(state.theta, [self.quantity])[self.quantity])
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,8 @@ class Observable:
         name: its name in datasets and reports.
         function: maps a State of an ensemble to one number a replica, shape `(replica,)`.
         smooth: whether the theorems' assumption of smoothness covers it.
+        of: the same as read from a problem's quantity; all those of a problem share its pass over
+            the data.
 
     Example:
         >>> square = sv.Observable("square", lambda state: state.theta.square().sum(1))
@@ -33,6 +48,7 @@ class Observable:
     name: str
     function: Callable[[State], Tensor]
     smooth: bool = True
+    of: Evaluation | None = None
 
     def __call__(self, state: State) -> Values:
         before = {part: value._version for part, value in state.components.items()}
@@ -43,6 +59,10 @@ class Observable:
                     f"observable '{self.name}' writes into the state's {part}, which the others "
                     f"read as well. Let it work on a copy, state.{part}.clone()."
                 )
+        return self.checked(value, state)
+
+    def checked(self, value: Any, state: State) -> Values:
+        """A value at a state, refused where it is not one number a replica."""
         wanted = state.theta.shape[:1]
         if not isinstance(value, Tensor) or value.shape != wanted:
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
@@ -60,8 +80,25 @@ class Observable:
 
 def measured(observables: Sequence[Observable], state: State) -> NDArray[np.float64]:
     """All observables at a state, `(replica, observable)`."""
-    columns = [o(state).detach().to("cpu", torch.float64).numpy() for o in observables]
+    values = _values(observables, state)
+    columns = [value.detach().to("cpu", torch.float64).numpy() for value in values]
     return np.stack(columns, axis=-1)
+
+
+def _values(observables: Sequence[Observable], state: State) -> list[Values]:
+    """Each observable's values, with one pass over the data of each problem."""
+    read = [o.of for o in observables if o.of is not None]
+    problems = {id(one.problem): one.problem for one in read}
+    passes = {
+        key: problem.evaluate(state.theta, [o.quantity for o in read if o.problem is problem])
+        for key, problem in problems.items()
+    }
+    return [
+        o(state)
+        if o.of is None
+        else o.checked(o.of.read(passes[id(o.of.problem)][o.of.quantity]), state)
+        for o in observables
+    ]
 
 
 def checked_observables(observables: Any) -> list[Observable]:

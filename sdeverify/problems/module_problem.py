@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from sdeverify.base.compiling import check_compiler
 from sdeverify.base.cutting import WHOLE
+from sdeverify.base.rng import derived_seed
 from sdeverify.base.shapes import (
     Indices,
     Parameters,
@@ -43,7 +44,7 @@ from sdeverify.problems.gradients.parameters import ParameterLayout
 from sdeverify.problems.gradients.samples import Batch, Samples
 from sdeverify.problems.gradients.selection import gradient_kernel, moments_kernel
 from sdeverify.problems.gradients.within_step import WithinStep
-from sdeverify.problems.problem import Problem, WeightedMoments
+from sdeverify.problems.problem import Problem, Quantity, WeightedMoments
 from sdeverify.problems.reduction import setting
 from sdeverify.problems.trial import LOOKED_AT, SAMPLES, Trial
 
@@ -217,6 +218,19 @@ class ModuleProblem(Problem):
             self.compiled,
         )
 
+    def subset(self, count: int, seed: int = 0) -> ModuleProblem:
+        """The same loss over a fixed random subset of the samples; itself where it has no more.
+
+        Args:
+            count: samples, drawn without replacement.
+            seed: of the draw.
+        """
+        if count >= self.samples:
+            return self
+        generator = torch.Generator().manual_seed(derived_seed(seed, "subset"))
+        chosen = torch.randperm(self.samples, generator=generator)[:count].sort().values
+        return replace(self, data=Samples(self.data.at(chosen.to(self.device))))
+
     def together(self, replicas: int, samples: int, moments: bool) -> int:
         kernel = self._moments if moments else self._gradient
         if kernel.microbatch == WHOLE:
@@ -261,21 +275,43 @@ class ModuleProblem(Problem):
                 rows.setdefault(replicas.start, []).append(piece)
         return torch.cat([torch.cat(pieces, 1) for pieces in rows.values()])
 
+    def evaluate(self, theta: Parameters, wanted: Collection[Quantity]) -> dict[Quantity, Tensor]:
+        """Loss and accuracy from one forward pass."""
+        if not {"loss", "accuracy"} <= set(wanted):
+            return super().evaluate(theta, wanted)
+        self._check(theta, None, None)
+        losses = theta.new_empty((len(theta), self.samples))
+        hits = torch.empty(losses.shape, dtype=torch.bool, device=theta.device)
+        with torch.no_grad():
+            for replicas, part in self.chunks.cut(len(theta), self.samples, self._cost):
+                batch = self.data.batch(None, replicas, part)
+                outputs = self.general.outputs(theta[replicas], batch)
+                hits[replicas, part] = self._hits(outputs, batch.data.targets)
+                losses[replicas, part] = self.general.losses_of(outputs, batch)
+        rest = [quantity for quantity in wanted if quantity not in ("loss", "accuracy")]
+        return {
+            "loss": losses.mean(-1),
+            "accuracy": hits.to(self.dtype).mean(-1),
+            **super().evaluate(theta, rest),
+        }
+
     def accuracy(self, theta: Parameters) -> Values:
         """The share of samples whose largest output is their class.
 
         Raises:
             UnsupportedError: the targets are not one class index a sample.
         """
-        targets, outputs = self.data.data.targets, self.outputs(theta)
+        return self._hits(self.outputs(theta), self.data.data.targets).to(self.dtype).mean(-1)
+
+    def _hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether each sample's largest output is its class, `(replica, sample)`."""
         if targets.is_floating_point() or targets.dim() != 1 or outputs.dim() != 3:
             raise UnsupportedError(
                 "accuracy needs one class index a sample and outputs (sample, class); got targets "
                 f"{targets.dtype}, {tuple(targets.shape)}, outputs {tuple(outputs.shape[1:])}."
             )
-        low, high = (int(x) for x in targets.aminmax())
+        low, high, ignored = self._classes
         classes = outputs.shape[-1]
-        ignored = bool((targets == setting(self.loss_function, "ignore_index", -1)).any())
         if classes < 2 or low < 0 or high >= classes or ignored:
             raise UnsupportedError(
                 "accuracy compares the largest of at least two outputs with a class from 0 to the "
@@ -283,7 +319,15 @@ class ModuleProblem(Problem):
                 f"targets from {low} to {high}{', some ignored' if ignored else ''}. Write an "
                 "Observable of your own from problem.outputs(theta)."
             )
-        return (outputs.argmax(-1) == targets).to(self.dtype).mean(-1)
+        return outputs.argmax(-1) == targets
+
+    @cached_property
+    def _classes(self) -> tuple[int, int, bool]:
+        """The least and the largest class, and whether the loss ignores one that there is."""
+        targets = self.data.data.targets
+        low, high = (int(x) for x in targets.aminmax())
+        ignored = (targets == setting(self.loss_function, "ignore_index", -1)).any()
+        return low, high, bool(ignored)
 
     def weighted_gradient(
         self, theta: Parameters, weights: Weights, indices: Indices | None = None

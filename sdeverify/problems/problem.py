@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch.func import grad, vmap
@@ -19,6 +19,10 @@ from sdeverify.base.shapes import (
     Values,
     Weights,
 )
+
+
+Quantity = Literal["loss", "gradient", "accuracy"]
+"""What a pass over all samples gives for each replica."""
 
 
 class WeightedMoments(NamedTuple):
@@ -101,6 +105,10 @@ class Problem(ABC):
         """grad f(theta)."""
         weights = theta.new_full((theta.shape[0], self.samples), 1 / self.samples)
         return self.weighted_gradient(theta, weights)
+
+    def evaluate(self, theta: Parameters, wanted: Collection[Quantity]) -> dict[Quantity, Tensor]:
+        """Several quantities over all samples; a problem may find them in one pass."""
+        return {quantity: getattr(self, quantity)(theta) for quantity in wanted}
 
 
 class SmallProblem(Problem):

@@ -34,6 +34,15 @@ class General:
         """net(inputs), shape `(replica, n, ...)`."""
         return self._forward(self.model.outputs, theta, batch)
 
+    def losses_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """l_i from the net's outputs `(replica, n, ...)`."""
+        targets = batch.data.targets
+        if len(outputs) == 1:
+            return self.model.loss(outputs[0], batch.of(0).targets).unsqueeze(0)
+        each = self.model.vectorised(self.model.loss, in_dims=(0, _data_dim(batch)))
+        losses: Tensor = each(outputs, targets)
+        return losses
+
     def saved(self, theta: Vector, data: Data) -> int:
         """Bytes that a forward pass keeps for its backward pass, parameters included."""
         parameters = self.model.layout.unflatten(theta.detach())

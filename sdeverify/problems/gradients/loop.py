@@ -54,6 +54,11 @@ class Loop:
         """net(inputs), shape `(replica, n, ...)`."""
         return self._forward(self.net_outputs, theta, batch)
 
+    def losses_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """l_i from the net's outputs `(replica, n, ...)`."""
+        rows = [self.loss(x, batch.of(r).targets).detach() for r, x in enumerate(outputs)]
+        return torch.stack(rows)
+
     def weighted(self, theta: Parameters, weights: Weights, batch: Batch) -> tuple[Parameters]:
         """sum_i w_i grad l_i."""
         rows = []
