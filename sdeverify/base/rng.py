@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import torch
@@ -49,10 +50,26 @@ Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 """(shape, generator) -> fresh numbers."""
 
 
-def blocks_of(replicas: int, block_size: int) -> list[Block]:
+@dataclass(frozen=True)
+class Blocks(Sequence[Block]):
     """`replicas` cut into blocks of `block_size`, the last one smaller where it does not divide."""
-    starts = range(0, replicas, block_size)
-    return [Block(i, min(block_size, replicas - s)) for i, s in enumerate(starts)]
+
+    replicas: int
+    block_size: int
+
+    def __len__(self) -> int:
+        return -(-self.replicas // self.block_size)
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        return Block(i, min(self.block_size, self.replicas - i * self.block_size))
 
 
 def derived_seed(*key: object) -> int:

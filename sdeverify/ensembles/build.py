@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.identity import IDENTITY
 from sdeverify.base.arguments import recorded_steps, whole, wholes
-from sdeverify.base.rng import Block, Streams, blocks_of
+from sdeverify.base.rng import Block, Blocks, Streams
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.base.versions import versions
-from sdeverify.ensembles.identity import identity_of
-from sdeverify.ensembles.job import Job, Side
+from sdeverify.ensembles.identity import MANY, identity_of
+from sdeverify.ensembles.job import Job, Side, Work
 from sdeverify.ensembles.memory import chain_footprint, path_footprint
 from sdeverify.ensembles.observables import Observable, checked_observables, measured
 from sdeverify.ensembles.options import Run
@@ -54,19 +54,29 @@ def chain_job(
         optimizer.own_step(point.step + step)
     own = optimizer.from_sde(point.expand(1), oracle)
 
-    def run_block(block: Block) -> NDArray[np.float64]:
-        problem = oracle.problem
-        streams = Streams(run.seed, "gradients", [block], problem.device, problem.dtype)
-        states = chain.run(point.expand(block.wanted), recorded, streams)
-        return np.stack([measured(observables, state) for state in states], axis=1)
+    problem = oracle.problem
 
+    def trajectory(
+        block: Block, at: Sequence[float], wanted: Sequence[Observable]
+    ) -> Iterator[NDArray[np.float64]]:
+        streams = Streams(run.seed, "gradients", [block], problem.device, problem.dtype)
+        for state in chain.run(point.expand(block.wanted), at, streams):
+            yield measured(wanted, state)
+
+    own_steps = recorded[-1] * optimizer.refinement
+    work = Work(
+        own_steps * oracle.noise.gradient_samples(problem),
+        1 / optimizer.refinement,
+        problem,
+        point.theta,
+    )
     return Job(
         side="chain",
-        run_block=run_block,
+        trajectory=trajectory,
         steps=recorded,
         start_step=point.step,
         observables=observables,
-        blocks=blocks_of(run.replicas, run.block_size),
+        blocks=Blocks(run.replicas, run.block_size),
         attrs={
             **_provenance(oracle, point, run.seed, run.replicas, run.block_size),
             "name": optimizer.name,
@@ -76,6 +86,7 @@ def chain_job(
             "hyperparameters": _as_text(optimizer.hyperparameters),
         },
         footprint=chain_footprint(oracle, len(own)),
+        work=work,
     ).within(run.memory)
 
 
@@ -111,24 +122,28 @@ def path_job(
         )
     noiseless = sde.intensity == 0
     size = min(2, run.replicas) if noiseless else run.replicas
-    stepper = _stepper(sde, fine, 0 if noiseless else subsample, one_gradient, method)
-    last = int(max(recorded))
+    drawn = 0 if noiseless else subsample
+    stepper = _stepper(sde, fine, drawn, one_gradient, method)
 
-    def run_block(block: Block) -> NDArray[np.float64]:
+    def trajectory(
+        block: Block, at: Sequence[float], wanted: Sequence[Observable]
+    ) -> Iterator[NDArray[np.float64]]:
         streams = Streams(run.seed, "brownian", [block], problem.device, NORMALS)
-        path = stepper.run(point.expand(block.wanted), last, streams)
-        wanted = (states for k, states in enumerate(path) if k in recorded)
-        return np.stack(
-            [np.stack([measured(observables, s) for s in states], 1) for states in wanted], axis=2
-        )
+        path = stepper.run(point.expand(block.wanted), int(max(at)), streams)
+        for k, states in enumerate(path):
+            if k in at:
+                yield np.stack([measured(wanted, s) for s in states], 1)
 
+    moments = sde.uses_moments and not one_gradient
+    gradients = len(fine) * fine[-1] * drawn if drawn else sum(fine) * problem.samples
+    work = Work(recorded[-1] * gradients, 1.0, problem, point.theta, moments)
     return Job(
         side=side,
-        run_block=run_block,
+        trajectory=trajectory,
         steps=recorded,
         start_step=point.step,
         observables=observables,
-        blocks=blocks_of(size, run.block_size),
+        blocks=Blocks(size, run.block_size),
         substeps=fine,
         attrs={
             **_provenance(sde.oracle, point, run.seed, size, run.block_size),
@@ -137,13 +152,14 @@ def path_job(
             "time_per_step": sde.time_per_level1_step,
             "time_per_level1_step": sde.time_per_level1_step,
             "refinement": 1.0,
-            "subsample": 0 if noiseless else subsample,
+            "subsample": drawn,
             "one_gradient": int(one_gradient),
             "normals": str(NORMALS).removeprefix("torch."),
             "hyperparameters": _as_text(sde.constants),
             **({} if method is None else {"method": f"torchsde, {method}"}),
         },
         footprint=path_footprint(sde, fine, subsample),
+        work=work,
     ).within(run.memory)
 
 
@@ -261,9 +277,12 @@ def _provenance(
     oracle: GradientOracle, start: State, seed: int, replicas: int, block_size: int
 ) -> dict[str, Any]:
     problem = oracle.problem
-    point = start.expand(1).theta
+    identity = identity_of(problem, start)
+    loss = json.loads(identity)["loss"][0]
+    if problem.samples <= MANY:
+        loss = float(problem.loss(start.expand(1).theta))
     return {
-        IDENTITY: identity_of(problem, start),
+        IDENTITY: identity,
         "seed": seed,
         "replicas": replicas,
         "block_size": block_size,
@@ -272,7 +291,7 @@ def _provenance(
         "noise": oracle.noise.describe(problem),
         "noise_scale": oracle.scale,
         "start_step": float(start.step),
-        "start_loss": f"{float(problem.loss(point)):.5e}",
+        "start_loss": f"{loss:.5e}",
         "start_norms": json.dumps(
             {k: f"{float(v.double().norm()):.5e}" for k, v in start.components.items()}
         ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -14,11 +15,13 @@ from sdeverify.analysis.datasets.moments import BlockResult, block_moments, cros
 from sdeverify.analysis.datasets.schema import chain_dataset, path_dataset
 from sdeverify.base.arguments import memory_budget
 from sdeverify.base.rng import Block
+from sdeverify.base.shapes import Tensor
 from sdeverify.ensembles.memory import Footprint
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.progress import Progress, progress_of
 from sdeverify.errors import SdeverifyError
 from sdeverify.problems.gradients.chunks import memory_limit
+from sdeverify.problems.problem import Problem
 
 Side = Literal["chain", "path", "flow", "full"]
 """The optimizer, its SDE, the SDE without noise, and the SDE with all samples, to confirm it."""
@@ -26,8 +29,16 @@ Side = Literal["chain", "path", "flow", "full"]
 PROBED = 2
 """Replicas by which it is seen whether code still computes what it did."""
 
-_CHAIN_SAMPLES = 16
-"""What an optimizer step costs, in gradients of one sample: the batch and its overhead, roughly."""
+Trajectory = Callable[[Block, Sequence[float], Sequence[Observable]], Iterator[NDArray[np.float64]]]
+"""(block, level-1 steps, observables) -> the values `(replica, [substeps,] observable)` at each."""
+
+
+Done = Callable[[int], object]
+"""Called with the replicas of a block that are done so far."""
+
+
+def ignored(replicas: int) -> None:
+    """Tells nobody."""
 
 
 class Sink(Protocol):
@@ -42,19 +53,39 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one replica takes, for a forecast of time.
+
+    Args:
+        gradients: of one sample, over all steps.
+        stretch: level-1 steps that are the least to be moved.
+        problem: whose gradients they are.
+        point: where they are tried.
+        moments: whether each comes with its second moment.
+    """
+
+    gradients: float
+    stretch: float
+    problem: Problem
+    point: Tensor
+    moments: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """An ensemble that is computed block by block; what a block gives depends on nothing else.
 
     Args:
         side: what the ensemble stands for.
-        run_block: the values `(replica, [substeps,] step, observable)` of a block, or of a part.
+        trajectory: the values of a block, or of a part, step after step.
         footprint: what a replica holds in memory; None where a block is never cut.
         memory: the budget in bytes, beyond what is held before; None for a default.
         may_diverge: moments that are not finite are a finding and not refused.
+        work: of a replica; None where no time is forecast.
     """
 
     side: Side
-    run_block: Callable[[Block], NDArray[np.float64]]
+    trajectory: Trajectory
     steps: tuple[float, ...]
     start_step: float
     observables: Sequence[Observable]
@@ -64,6 +95,7 @@ class Job:
     footprint: Footprint | None = None
     memory: int | None = None
     may_diverge: bool = False
+    work: Work | None = None
 
     @property
     def crossed(self) -> bool:
@@ -73,16 +105,13 @@ class Job:
     @property
     def replicas(self) -> int:
         """The size of the ensemble."""
-        return sum(block.size for block in self.blocks)
+        last = self.blocks[-1]
+        return self.blocks[0].size * (len(self.blocks) - 1) + last.size
 
     @property
     def replica_cost(self) -> float:
-        """What one replica costs, roughly, in gradients of one sample."""
-        steps = float(self.steps[-1])
-        if not self.crossed:
-            return steps * float(self.attrs.get("refinement", 1)) * _CHAIN_SAMPLES
-        samples = int(self.attrs.get("subsample", 0)) or int(self.attrs.get("samples", 1))
-        return steps * sum(self.substeps) * (samples + _CHAIN_SAMPLES)
+        """What one replica costs, in gradients of one sample."""
+        return 1.0 if self.work is None else self.work.gradients
 
     def within(self, memory: int | str | None) -> Job:
         """The same job within a budget of memory (bytes, or a text such as "2GB").
@@ -94,18 +123,34 @@ class Job:
             return self
         budget = memory_budget(memory)
         if self.footprint is not None:
-            self.footprint.plan(budget, max(block.size for block in self.blocks))
+            self.footprint.plan(budget, self.blocks[0].size)
         return replace(self, memory=budget)
 
-    def compute(self, block: Block, keep: bool) -> BlockResult:
-        """One block's result; refused where the dynamics diverged."""
-        values = self._values(block)
+    def compute(self, block: Block, keep: bool, done: Done = ignored) -> BlockResult:
+        """One block's result; refused where the dynamics diverged.
+
+        Args:
+            done: told the replicas that are done, between steps; a replica that has made half of
+                its steps counts as half.
+        """
+        values = self._values(block, done)
         if not (self.may_diverge or np.isfinite(values).all()):
             raise SdeverifyError(self._divergence(values))
         with np.errstate(over="ignore", invalid="ignore"):
             moments = cross_block_moments(values) if self.crossed else block_moments(values)
         first = values[:PROBED].copy() if block == self.blocks[0] else None
         return BlockResult(moments, values if keep else None, first)
+
+    def run_block(self, block: Block, done: Done = ignored) -> NDArray[np.float64]:
+        """The values `(replica, [substeps,] step, observable)` of a block, or of a part."""
+        values = []
+        last = float(self.steps[-1])
+        trajectory = self.trajectory(block, self.steps, self.observables)
+        for step, value in zip(self.steps, trajectory, strict=True):
+            values.append(value)
+            if step < last:
+                done(int(block.wanted * step / last))
+        return np.stack(values, axis=-2)
 
     def probe(self) -> NDArray[np.float64]:
         """The values of the first PROBED replicas, as they are within their block.
@@ -115,13 +160,20 @@ class Job:
         first = self.blocks[0]
         return self._values(replace(first, last=min(PROBED, first.size)))
 
-    def _values(self, block: Block) -> NDArray[np.float64]:
+    def _values(self, block: Block, done: Done = ignored) -> NDArray[np.float64]:
+        with self.within_budget(block.size) as most:
+            parts = [block] if block.wanted <= most else block.parts(most)
+            return np.concatenate([self.run_block(p, _after(p.first, done)) for p in parts])
+
+    @contextmanager
+    def within_budget(self, block_size: int) -> Iterator[int]:
+        """Within it gradients keep to the budget; gives the replicas that are moved at a time."""
         if self.footprint is None:
-            return self.run_block(block)
-        plan = self.footprint.plan(self.memory, block.size)
-        parts = [block] if block.wanted <= plan.replicas else block.parts(plan.replicas)
+            yield block_size
+            return
+        plan = self.footprint.plan(self.memory, block_size)
         with memory_limit(plan.gradients):
-            return np.concatenate([self.run_block(part) for part in parts])
+            yield plan.replicas
 
     def dataset(self, results: dict[int, BlockResult]) -> xr.Dataset:
         """The ensemble's dataset from all its blocks."""
@@ -159,10 +211,31 @@ class Job:
         )
 
 
+def _after(before: int, done: Done) -> Done:
+    """Tells of a part's replicas after those before it."""
+    return lambda replicas: done(before + replicas)
+
+
+@dataclass
+class _Part:
+    """Shows the replicas of a block as they get done."""
+
+    shown: Progress
+    name: str
+    before: int
+    total: int
+    last: int = 0
+
+    def __call__(self, replicas: int) -> None:
+        if replicas > self.last:
+            self.last = replicas
+            self.shown(self.name, self.before + replicas, self.total)
+
+
 def run_jobs(
     jobs: Mapping[str, Job],
     sinks: Mapping[str, Sink] | None = None,
-    progress: Progress | bool | None = None,
+    progress: Progress | bool = False,
     keep_replicas: bool = False,
 ) -> dict[str, xr.Dataset]:
     """Computes the blocks that are missing, saves each as it comes, and gives the datasets.
@@ -184,7 +257,8 @@ def run_jobs(
         for block in job.blocks:
             if block.index in results:
                 continue
-            results[block.index] = job.compute(block, keep_replicas)
+            part = _Part(shown, name, done, job.replicas)
+            results[block.index] = job.compute(block, keep_replicas, part)
             if sink is not None:
                 sink.save(block.index, results[block.index])
             done += block.size
@@ -197,7 +271,7 @@ def run_job(
     job: Job,
     sink: Sink | None = None,
     keep_replicas: bool = False,
-    progress: Progress | bool | None = None,
+    progress: Progress | bool = False,
 ) -> xr.Dataset:
     """One ensemble, see `run_jobs`; its name is that of what moves it."""
     name = str(job.attrs["name"])

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from sdeverify.base.arguments import memory_budget, unknown_names, whole
+from sdeverify.base.arguments import memory_budget, number, unknown_names, whole
 from sdeverify.base.rng import derived_seed
 from sdeverify.ensembles.job import Sink
 from sdeverify.ensembles.progress import Progress, progress_of, silent
 from sdeverify.errors import InvalidInputError
 
 BLOCK_SIZE = 128
+TIME_LIMIT = 3600.0
+"""Seconds that one call computes, unless it is told otherwise."""
 MOST_REPLICAS = 10**9
 _COUNTS = ("replicas", "seed", "block_size")
 
@@ -27,8 +29,11 @@ class RunOptions(TypedDict, total=False):
     memory: what the call may hold beyond what is there already (data, libraries), in bytes or as a
         text, "2GB". Replicas and samples are cut to fit, which changes the results by no more than
         rounding.
-    progress: called with (ensemble's name, replicas done, replicas in all) before an ensemble and
-        after each of its blocks; True prints.
+    progress: called with (ensemble's name, replicas done, replicas in all) before an ensemble,
+        between its steps and after each of its blocks; True prints a line on stderr; None does so
+        on a terminal, for what takes more than a moment.
+    time_limit: seconds that the work may take by a forecast, which comes from a trial of a second
+        or so before it; None for no limit and no trial.
     """
 
     replicas: int
@@ -36,6 +41,7 @@ class RunOptions(TypedDict, total=False):
     block_size: int
     memory: int | str | None
     progress: Progress | bool | None
+    time_limit: float | None
 
 
 class EnsembleOptions(RunOptions, total=False):
@@ -58,6 +64,7 @@ class Run:
     block_size: int = BLOCK_SIZE
     memory: int | None = None
     progress: Progress = field(default=silent, compare=False)
+    time_limit: float | None = TIME_LIMIT
     keep_replicas: bool = False
     sink: Sink | None = None
 
@@ -87,7 +94,9 @@ class Run:
         """
         memory = options.get("memory")
         counts = {n: whole(options[n], n) for n in _COUNTS if n in options}
+        limit = options.get("time_limit", TIME_LIMIT)
         fitting = {
+            "time_limit": None if limit is None else number(limit, "time_limit"),
             "memory": None if memory is None else memory_budget(memory),
             "progress": progress_of(options.get("progress")),
         }

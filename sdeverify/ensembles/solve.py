@@ -10,6 +10,7 @@ import xarray as xr
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.forecast import check_time
 from sdeverify.ensembles.job import run_job
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.options import EnsembleOptions, Run
@@ -34,14 +35,14 @@ def simulate(
         steps: level-1 steps from the start; a number is recorded at about ten equal distances, a
             sequence at just these steps (0 is always recorded).
         observables: one or several.
-        options: `replicas`, `seed`, `block_size`, `keep_replicas`, `sink`, `progress`, `memory`:
-            see `EnsembleOptions`.
+        options: `replicas`, `seed`, `block_size`, `keep_replicas`, `sink`, `progress`, `memory`,
+            `time_limit`: see `EnsembleOptions`.
 
     Returns:
         A dataset over (step, observable), see `sdeverify.analysis.datasets.schema`.
 
     Raises:
-        InvalidInputError: a bad argument, before any work.
+        InvalidInputError: a bad argument, or more work than the time limit, before any work.
         SdeverifyError: the dynamics diverged.
 
     Example:
@@ -53,6 +54,7 @@ def simulate(
     """
     run = Run.of(options, simulate, EnsembleOptions)
     job = chain_job(optimizer, oracle, start, steps, observables, run)
+    check_time({job.side: job}, run.time_limit)
     return run_job(job, run.sink, run.keep_replicas, run.progress)
 
 
@@ -108,4 +110,5 @@ def solve(
         one_gradient=one_gradient,
         method=method,
     )
+    check_time({job.side: job}, run.time_limit)
     return run_job(job, run.sink, run.keep_replicas, run.progress)

@@ -84,6 +84,9 @@ class AmplifiedNoise(Noise):
     def numbers(self, problem: Problem) -> int:
         return 2 * self.base.numbers(problem)
 
+    def gradient_samples(self, problem: Problem) -> int:
+        return 2 * self.base.gradient_samples(problem)
+
     def rescaled(self, factor: float) -> AmplifiedNoise:
         return replace(self, base=self.base.rescaled(factor))
 

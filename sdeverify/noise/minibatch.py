@@ -82,6 +82,9 @@ class FiniteSumNoise(Noise):
     def gradient(self, problem: Problem, theta: Parameters, draw: WeightedSamples) -> Parameters:
         return problem.weighted_gradient(theta, draw.weights.to(theta.dtype), draw.indices)
 
+    def gradient_samples(self, problem: Problem) -> int:
+        return self.batch_size
+
     def of_batch(self, kappa: float, problem: Problem) -> FiniteSumNoise:
         size = whole_batch(self.batch_size, kappa, problem.samples)
         return replace(self, batch_size=size)

@@ -107,6 +107,10 @@ class Noise(ABC):
         """
         return max(problem.samples, self.covariance.dimension(problem))
 
+    def gradient_samples(self, problem: Problem) -> int:
+        """The samples whose gradients make one noisy gradient; a forecast of time counts them."""
+        return problem.samples
+
     def rescaled(self, factor: float) -> Noise:
         """The same noise with `factor` times the scale sigma.
 

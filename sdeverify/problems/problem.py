@@ -20,7 +20,6 @@ from sdeverify.base.shapes import (
     Weights,
 )
 
-
 Quantity = Literal["loss", "gradient", "accuracy"]
 """What a pass over all samples gives for each replica."""
 

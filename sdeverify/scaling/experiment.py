@@ -18,6 +18,7 @@ from sdeverify.base.arguments import confidence_level, count_or_steps, number, n
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.build import chain_job
+from sdeverify.ensembles.forecast import check_time
 from sdeverify.ensembles.job import Job, run_jobs
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.options import Run, RunOptions
@@ -175,6 +176,7 @@ def scaling_experiment(
     run = Run.of(options, scaling_experiment)
     runs = batch_runs(optimizer, oracle, start, kappas, rules, steps, observables, run)
     yard = checked_yard(Yard(tolerance, yardstick, confidence))
+    check_time(runs.jobs, run.time_limit)
     return runs.dataset(run_jobs(runs.jobs, progress=run.progress), yard)
 
 

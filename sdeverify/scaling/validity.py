@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.ratio import RatioInterval, ratio_interval
 from sdeverify.base.arguments import confidence_level, whole
-from sdeverify.base.rng import Streams, blocks_of
+from sdeverify.base.rng import Blocks, Streams
 from sdeverify.base.shapes import Parameters, Tensor, Values
 from sdeverify.base.state import State
 from sdeverify.ensembles.options import BLOCK_SIZE
@@ -159,7 +159,7 @@ def _run(
     first = optimizer.own_step(start.step)
     stop = optimizer.own_step(start.step + steps)
     pieces, ends = [], []
-    for block in blocks_of(replicas, BLOCK_SIZE):
+    for block in Blocks(replicas, BLOCK_SIZE):
         streams = Streams(seed, "validity", [block], problem.device, problem.dtype)
         parts = {
             name: value.detach().to(problem.device, problem.dtype)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import xarray as xr
 
 from sdeverify.base.versions import versions
+from sdeverify.ensembles.forecast import check_time
 from sdeverify.ensembles.job import Job, Sink, run_jobs
-from sdeverify.ensembles.progress import Progress
+from sdeverify.ensembles.progress import Progress, progress_of
 from sdeverify.errors import InvalidInputError, UnsupportedError, did_you_mean
 from sdeverify.study.study import Study
 
@@ -166,6 +167,7 @@ def run(
     *,
     sinks: Callable[[str, Job], Sink] | None = None,
     progress: Progress | bool | None = None,
+    time_limit: float | None = None,
     **parameters: Any,
 ) -> xr.DataTree:
     """Computes a study in this process and gives its results.
@@ -175,7 +177,7 @@ def run(
         store: a `Store`, or the folder of one, which keeps blocks and results; with it a stopped
             run goes on where it was.
         sinks: in place of a store, (job name, job) -> where the job's blocks go.
-        progress: see `RunOptions`.
+        progress, time_limit: see `RunOptions`; a study has no time limit unless it is given one.
         parameters: of the campaign, as with `--set`.
 
     Returns:
@@ -198,7 +200,9 @@ def run(
         raise InvalidInputError("store and sinks exclude each other; got both. Leave one out.")
     sink = sinks if place is None else place.sink
     into = {} if sink is None else {name: sink(name, job) for name, job in jobs.items()}
-    tree = assemble(campaign, studies, run_jobs(jobs, into, progress), parameters)
+    check_time(jobs, time_limit)
+    datasets = run_jobs(jobs, into, progress_of(progress))
+    tree = assemble(campaign, studies, datasets, parameters)
     if place is not None:
         place.write_tree(tree)
     return tree

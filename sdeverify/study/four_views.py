@@ -15,6 +15,7 @@ from sdeverify.base.arguments import confidence_level, numbers
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.forecast import check_time
 from sdeverify.ensembles.job import Job, run_jobs
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.options import Run, RunOptions
@@ -122,6 +123,7 @@ def four_views(
         substeps=substeps,
         subsample=subsample,
     )
+    check_time(jobs, run.time_limit)
     ensembles = run_jobs(jobs, progress=run.progress)
     levels_of_views = [*(level for level, _, _ in runs.values()), np.nan]
     return _assembled(ensembles, levels_of_views, confidence)

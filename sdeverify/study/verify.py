@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -13,14 +15,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdeverify.analysis import weak_error
-from sdeverify.base.shapes import PerParameter, Tensor
+from sdeverify.base.shapes import Parameters, PerParameter, Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles import measures
 from sdeverify.ensembles.build import chain_job, path_job
-from sdeverify.ensembles.job import run_jobs
+from sdeverify.ensembles.forecast import Forecast, forecast
+from sdeverify.ensembles.job import Job, run_jobs
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.options import Run, RunOptions
 from sdeverify.ensembles.plan import PRECISION, Plan, plan, precision_of
+from sdeverify.ensembles.progress import duration
 from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.minibatch import MinibatchNoise
 from sdeverify.noise.noise import Noise
@@ -39,6 +43,67 @@ SMALL_SIGNAL = 0.1
 """Below this share of the noise trace, the squared gradient counts as dominated."""
 
 
+TIME_LIMIT = 600.0
+"""Seconds that an answer may take, unless it is told otherwise."""
+EVALUATION_SAMPLES = 1024
+"""Over which the default observables are means, where the data have more than twice as many."""
+LEAST_SAMPLES = 64
+"""From which the noise's statistics are taken, at least."""
+NOISE_NUMBERS = 1 << 26
+"""Numbers in the gradients from which the noise's statistics are taken, at most."""
+FLOW_NUMBERS = 1e9
+"""Numbers in gradient flow's gradients up to which it costs seconds."""
+NO_FLOW = (
+    "Gradient flow, which takes all samples at each step, would cost more than both sides "
+    "together and was left out."
+)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The samples of the default observables, and how far they may be from all of the data.
+
+    Attributes:
+        samples, of: samples in the subset, and in the data.
+        loss, standard_error: at the start over the subset, and the standard error of this as an
+            estimate of the mean over all samples.
+        gradient_excess: by which the subset's |grad f|^2 exceeds that of all samples on average.
+    """
+
+    samples: int
+    of: int
+    loss: float
+    standard_error: float
+    gradient_excess: float
+
+    @classmethod
+    def at(cls, problem: Problem, theta: Parameters, of: int, noise_trace: float) -> Evaluated:
+        """For the problem of a subset, at one point with tr Sigma = `noise_trace`."""
+        losses = problem.losses(theta)[0].double()
+        n = problem.samples
+        variance = 1 / n - 1 / of
+        error = float(losses.std(correction=0)) * variance**0.5
+        return cls(n, of, float(losses.mean()), error, noise_trace * variance)
+
+    @property
+    def _accuracy_error(self) -> float:
+        return 0.5 * math.sqrt(1 / self.samples - 1 / self.of)
+
+    def sentences(self) -> list[str]:
+        """What is to be said of a subset; nothing where all samples are taken."""
+        if self.samples == self.of:
+            return []
+        return [
+            "",
+            f"Loss, gradient and accuracy are those of {self.samples:,} of the {self.of:,} "
+            "samples, a fixed random subset and the same on both sides, so the errors are the "
+            f"subset's own. As estimates over all samples, at the start: loss {self.loss:.5g} "
+            f"± {self.standard_error:.2g}, accuracy ± {self._accuracy_error:.2g} or less, and "
+            f"|grad f|^2 is {self.gradient_excess:.2g} larger on average. evaluation_samples= "
+            "takes more, 0 all.",
+        ]
+
+
 @dataclass(frozen=True)
 class Answer:
     """How far the SDE is from one training run; print it to read it.
@@ -52,6 +117,9 @@ class Answer:
         start: the state that both start from, that of the live optimizer.
         noise: skewness and kurtosis of one sample's gradient at the start.
         plan: how the SDE was solved, with how many paths and runs, and why.
+        evaluated: the samples of the default observables.
+        forecast, seconds: the time that was expected before the work, and what it took.
+        by_replicas: whether `replicas` were asked for, and not a precision.
     """
 
     errors: xr.Dataset
@@ -62,6 +130,10 @@ class Answer:
     start: State
     noise: NoiseStatistics
     plan: Plan
+    evaluated: Evaluated
+    forecast: Forecast
+    seconds: float
+    by_replicas: bool = False
 
     def __str__(self) -> str:
         head = (
@@ -79,10 +151,11 @@ class Answer:
             error = f"{float(at['max_error']):.3g}"
             interval = f"({float(at['max_error_low']):.3g} to {float(at['max_error_high']):.3g})"
             share = f"{float(at['max_error'] / spread[i]):.2g}" if spread[i] > 0 else "-"
+            flow = float(np.abs(at["flow_error"]).max())
             rows.append(
                 f"{name:<24}{float(at['chain_mean'][-1]):>12.5g}{float(at['path_mean'][-1]):>12.5g}"
                 f"{error + ' ' + interval:>38}{share:>12}"
-                f"{float(np.abs(at['flow_error']).max()):>12.3g}"
+                f"{f'{flow:.3g}' if np.isfinite(flow) else '-':>12}"
             )
         notes = (
             "Optimizer and SDE: means at the last step. In brackets: 95% interval of the largest "
@@ -91,7 +164,7 @@ class Answer:
             "not an order: use a Study with SvagLevels for a verdict on the SDE."
         )
         return "\n".join(
-            [head, *self._run(), "", *rows, "", notes, "", self._solved(), *self._dominance()]
+            [head, *self._run(), "", *rows, "", notes, "", *self._how(), *self._dominance()]
         )
 
     def _run(self) -> list[str]:
@@ -105,6 +178,12 @@ class Answer:
             f"noise: {oracle.noise.describe(oracle.problem)}",
             f"computed in {_dtypes(oracle.problem)}",
         ]
+
+    def _how(self) -> list[str]:
+        """The solution, the subset of the data where there is one, and the time."""
+        took = f"It took {duration(self.seconds)}; expected were {self.forecast}."
+        flow = "" if self.errors["flow_error"].notnull().all() else f" {NO_FLOW}"
+        return [f"{self._solved()} {took}{flow}", *self.evaluated.sentences()]
 
     def _solved(self) -> str:
         """How the SDE was solved, why, and what precision was reached."""
@@ -128,7 +207,8 @@ class Answer:
         if error + left <= wanted:
             return text
         finer = tuple(2 * s for s in self.plan.substeps)
-        more = f"substeps={finer}" if left > error else "a smaller precision="
+        replicas = "more replicas=" if self.by_replicas else "a smaller precision="
+        more = f"substeps={finer}" if left > error else replicas
         return f"{text} For more give {more}."
 
     def _dominance(self) -> list[str]:
@@ -136,7 +216,11 @@ class Answer:
         if "signal" not in self.sde.constants or self.sde.constants["signal"] != 0:
             return []
         oracle = self.sde.oracle
-        variance = oracle.scale**2 * float(oracle.variance(self.start.expand(1).theta).sum())
+        if oracle.noise.covariance.of_uniform_samples:
+            trace = self.noise.noise_trace
+        else:
+            trace = float(oracle.variance(self.start.expand(1).theta).sum())
+        variance = oracle.scale**2 * trace
         ratio = self.noise.squared_gradient_norm / variance
         meaning = "so it may be far from the run; keep_signal=True keeps it"
         if ratio < SMALL_SIGNAL:
@@ -167,6 +251,7 @@ def verify(
     substeps: int | Sequence[int] | None = None,
     subsample: int | None = None,
     observables: Observable | Sequence[Observable] | None = None,
+    evaluation_samples: int = EVALUATION_SAMPLES,
     replacement: bool = True,
     noise: Noise | None = None,
     keep_signal: bool = False,
@@ -190,6 +275,10 @@ def verify(
         substeps, subsample: step sizes, and samples in a step, as for `solve`.
         observables: by default loss, squared norms of gradient and parameters, and accuracy where
             targets are classes.
+        evaluation_samples: over which the default observables are means where the data have more
+            than twice as many: a fixed random subset, the same on both sides, so that the errors
+            are exactly those of the subset's loss. The answer says how far it is from all samples.
+            0 for all.
         replacement: whether batches are drawn with replacement.
         noise: of the training run's gradients, instead of batches of `batch_size`.
         keep_signal: for RMSprop and Adam, the form of the SDE that keeps (grad f)^2 in du; it is
@@ -197,10 +286,11 @@ def verify(
         schedule, step: the learning-rate schedule and the present step, as for
             `optimizer_from_torch` and `start_from_torch`.
         options: see `RunOptions`. `replicas` are runs of the optimizer; None for those planned.
-            `memory` bounds each ensemble.
+            `memory` bounds each ensemble. `time_limit` is 600 seconds unless it is given.
 
     Raises:
-        UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`.
+        UnsupportedError, InvalidInputError: see `problem_from_module`, `optimizer_from_torch`; and
+            where it would take longer than the time limit, with the time and what would help.
 
     Example:
         >>> net, loss = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
@@ -212,7 +302,7 @@ def verify(
         (('step', 'observable'), 0.0)
     """
     replicas = options.pop("replicas", None)
-    run = Run.of(options, verify)
+    run = Run.of({"time_limit": TIME_LIMIT, **options}, verify)
     problem = problem_from_module(net, inputs, targets, loss)
     batches = MinibatchNoise(batch_size, replacement) if noise is None else noise
     oracle = GradientOracle(problem, batches)
@@ -222,8 +312,10 @@ def verify(
     )
     form: dict[str, Any] = {"keep_signal": True} if keep_signal else {}
     sde = derive(optimizer, oracle, **form)
+    evaluated = problem
     if observables is None:
-        observables = _default_observables(problem)
+        evaluated = _evaluated(problem, evaluation_samples)
+        observables = _default_observables(evaluated)
     if replicas is not None:
         replicas = run.of_size(replicas).replicas
         precision = precision_of(replicas) * 2**0.5
@@ -231,20 +323,69 @@ def verify(
     runs = how.runs if replicas is None else replicas
     paths = path_replicas or (how.replicas if replicas is None else replicas)
     fine, common = how.substeps, (start, steps, observables)
+    few, many = run.of_size(2), (replace(run, replicas=n) for n in (runs, paths))
     jobs = {
-        "optimizer": chain_job(optimizer, oracle, *common, run.of_size(runs)),
-        "SDE": path_job(sde, *common, run.of_size(paths), substeps=fine, subsample=how.subsample),
-        "gradient flow": path_job(
-            GradientFlow.without_noise(sde), *common, run.of_size(2), substeps=fine, side="flow"
-        ),
+        "optimizer": chain_job(optimizer, oracle, *common, next(many)),
+        "SDE": path_job(sde, *common, next(many), substeps=fine, subsample=how.subsample),
     }
+    flow_job = path_job(GradientFlow.without_noise(sde), *common, few, substeps=fine, side="flow")
+    if _affordable(flow_job, jobs.values(), problem.dim):
+        jobs["gradient flow"] = flow_job
     optimizer.ratio(start.step + jobs["optimizer"].steps[-1] - 1)  # refused if there is none
-    chain, path, flow = run_jobs(jobs, progress=run.progress).values()
+    expected = forecast(jobs, run.time_limit)
+    expected.check(run.time_limit, _remedy(expected, run.time_limit, precision, replicas))
+    began = time.perf_counter()
+    ensembles = run_jobs(jobs, progress=run.progress)
+    took = time.perf_counter() - began
+    chain, path = ensembles["optimizer"], ensembles["SDE"]
     errors = weak_error(chain, path)
-    errors["flow_error"] = weak_error(chain, flow)["error"]
-    statistics = noise_statistics(problem, start.expand(1).theta[0])
-    solved = replace(how, replicas=paths, runs=runs)
-    return Answer(errors, chain, path, optimizer, sde, start, statistics, solved)
+    errors["flow_error"] = errors["error"] * np.nan
+    if "gradient flow" in ensembles:
+        errors["flow_error"] = weak_error(chain, ensembles["gradient flow"])["error"]
+    at_start = start.expand(1).theta
+    looked_at = max(LEAST_SAMPLES, NOISE_NUMBERS // problem.dim)
+    statistics = noise_statistics(_evaluated(problem, looked_at), at_start[0])
+    return Answer(
+        errors,
+        chain,
+        path,
+        optimizer,
+        sde,
+        start,
+        statistics,
+        replace(how, replicas=paths, runs=runs),
+        Evaluated.at(evaluated, at_start, problem.samples, statistics.noise_trace),
+        expected,
+        took,
+        by_replicas=replicas is not None,
+    )
+
+
+def _evaluated(problem: ModuleProblem, samples: int) -> ModuleProblem:
+    """On a subset of so many samples where there are more than twice as many; 0 for all."""
+    if samples <= 0 or problem.samples <= 2 * samples:
+        return problem
+    return problem.subset(samples)
+
+
+def _affordable(flow: Job, sides: Iterable[Job], dim: int) -> bool:
+    """Whether gradient flow, which takes all samples at each step, adds little to the cost."""
+    gradients = flow.replicas * flow.replica_cost
+    others = sum(job.replicas * job.replica_cost for job in sides)
+    return gradients <= others or gradients * dim <= FLOW_NUMBERS
+
+
+def _remedy(expected: Forecast, limit: float | None, precision: float, replicas: int | None) -> str:
+    """What would make an answer affordable."""
+    share = 1.0 if limit is None else expected.seconds / limit
+    more = "fewer steps=, fewer observables or a problem that is smaller"
+    if replicas is not None:
+        return f"Take replicas={max(2, int(replicas / share))}, or {more}."
+    coarser = float(f"{precision * share**0.5 * 1.05:.1e}")
+    if coarser > 1:
+        least = duration(expected.seconds * precision**2)
+        return f"Even precision=1, a whole spread, would take {least}: take {more}."
+    return f"Take precision={coarser:g} (the time falls with its square), or {more}."
 
 
 def _learning_rates(optimizer: Optimizer, first: float, last: float) -> str:

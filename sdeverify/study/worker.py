@@ -29,7 +29,7 @@ from sdeverify.study.request import Request
 from sdeverify.study.store import Store, StoredJob
 
 Report = Callable[[str, int], None]
-"""Called with an ensemble's name and the replicas of a block that is done."""
+"""Called with an ensemble's name and the replicas that have been done since the last call."""
 
 _START = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
@@ -91,6 +91,20 @@ class Computation:
         return run_jobs(self.jobs, self.sinks)
 
 
+@dataclass
+class _Told:
+    """Reports the replicas of a block that have been done since the last report."""
+
+    report: Report
+    name: str
+    replicas: int = 0
+
+    def __call__(self, replicas: int) -> None:
+        if replicas > self.replicas:
+            self.report(self.name, replicas - self.replicas)
+            self.replicas = replicas
+
+
 def run_tasks(computation: Computation, claims: Claims, report: Report) -> None:
     """Computes and saves what is neither done nor claimed.
 
@@ -106,9 +120,10 @@ def run_tasks(computation: Computation, claims: Claims, report: Report) -> None:
             job, sink = computation.jobs[name], computation.sinks[name]
             if not mine or sink.has(block.index):
                 continue
-            result = explained(f"{name}, block {block.index}", job.compute, block, False)
+            told = _Told(report, name)
+            result = explained(f"{name}, block {block.index}", job.compute, block, False, told)
             sink.save(block.index, result)
-        report(name, block.size)
+        told(block.size)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ import math
 import torch
 from precision import box_muller_moments
 
-from sdeverify.base.rng import Block, Streams, blocks_of
+from sdeverify.base.rng import Block, Blocks, Streams
 
 
 def test_a_block_draws_the_same_numbers_alone_and_beside_others() -> None:
@@ -27,8 +27,8 @@ def test_roles_seeds_and_blocks_have_different_streams() -> None:
 
 
 def test_blocks_cover_all_replicas() -> None:
-    assert [b.size for b in blocks_of(10, 4)] == [4, 4, 2]
-    assert [b.index for b in blocks_of(10, 4)] == [0, 1, 2]
+    assert [b.size for b in Blocks(10, 4)] == [4, 4, 2]
+    assert [b.index for b in Blocks(10, 4)] == [0, 1, 2]
 
 
 def test_single_precision_normals_have_the_moments_that_are_stated() -> None:

@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 from sdeverify.analysis.datasets.moments import BlockResult
-from sdeverify.base.rng import Block, blocks_of
+from sdeverify.base.rng import Block, Blocks
 from sdeverify.ensembles.job import Job, run_job
 from sdeverify.ensembles.observables import Observable
 from sdeverify.errors import StoreError
@@ -29,17 +29,17 @@ OBSERVABLES = [Observable(name, lambda state: torch.zeros(1)) for name in ("loss
 
 
 class Calls:
-    """A block function that counts the blocks it computes."""
+    """A trajectory that counts the blocks it computes."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.blocks: list[int] = []
 
-    def __call__(self, block: Block) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def __call__(self, block: Block, *_: Any) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
         whole = np.random.default_rng(block.index).normal(size=(block.size, *self.shape))
         if block.wanted == block.size:
             self.blocks.append(block.index)
-        return whole[block.first : block.last]
+        yield from np.moveaxis(whole[block.first : block.last], -2, 0)
 
 
 def ensemble(crossed: bool = False, **attrs: Any) -> tuple[Job, Calls]:
@@ -53,11 +53,11 @@ def ensemble(crossed: bool = False, **attrs: Any) -> tuple[Job, Calls]:
     }
     job = Job(
         side="path" if crossed else "chain",
-        run_block=calls,
+        trajectory=calls,
         steps=(0.0, 1.0, 2.5),
         start_step=5.0,
         observables=OBSERVABLES,
-        blocks=blocks_of(10, 4),
+        blocks=Blocks(10, 4),
         substeps=(2, 4) if crossed else (),
         attrs={**settings, **attrs},
     )
@@ -171,8 +171,8 @@ def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
     [
         ({"steps": (0.0, 1.0, 2.0)}, "steps"),
         ({"observables": [OBSERVABLES[0], Observable("norm", lambda s: s)]}, "observables"),
-        ({"blocks": blocks_of(12, 3)}, "block_sizes"),
-        ({"blocks": blocks_of(8, 4)}, "block_sizes"),
+        ({"blocks": Blocks(12, 3)}, "block_sizes"),
+        ({"blocks": Blocks(8, 4)}, "block_sizes"),
         ({"substeps": (2,)}, "substeps"),
     ],
 )
@@ -193,7 +193,7 @@ def test_more_replicas_go_on_from_the_blocks_that_are_there(
     small, _ = ensemble(crossed, replicas=10)
     run_job(small, Store(tmp_path).sink("chain", small, keep), keep)
     larger, calls = ensemble(crossed, replicas=18)
-    larger = replace(larger, blocks=blocks_of(18, 4))
+    larger = replace(larger, blocks=Blocks(18, 4))
     found = run_job(larger, Store(tmp_path).sink("chain", larger, keep), keep)
     assert calls.blocks == [2, 3, 4]  # the third block had two replicas only
     xr.testing.assert_identical(found, run_job(larger, keep_replicas=keep))
@@ -209,7 +209,7 @@ def test_a_store_whose_growth_was_cut_off_serves_both_sizes(
 ) -> None:
     small, _ = ensemble(replicas=10)
     run_job(small, Store(tmp_path).sink("chain", small))
-    larger = replace(ensemble(replicas=18)[0], blocks=blocks_of(18, 4))
+    larger = replace(ensemble(replicas=18)[0], blocks=Blocks(18, 4))
 
     def killed(*_: Any) -> None:
         raise OSError("killed")
@@ -254,7 +254,7 @@ def test_xarray_reads_an_ensemble_with_its_axes(tmp_path: Path) -> None:
 
 def test_writers_that_start_together_share_one_ensemble(tmp_path: Path) -> None:
     job, _ = ensemble()
-    job = replace(job, blocks=blocks_of(32, 4))
+    job = replace(job, blocks=Blocks(32, 4))
     whole = run_job(job)
     barrier, failures = threading.Barrier(8), []
 

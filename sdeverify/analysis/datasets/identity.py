@@ -22,6 +22,8 @@ _WHAT = {
     "loss": "the losses at the start (data, labels, penalty, loss function)",
     "gradient": "the gradients at the start (the same, or the net itself)",
     "theta": "the start's parameters",
+    "inputs": "the inputs",
+    "targets": "the targets",
 }
 
 

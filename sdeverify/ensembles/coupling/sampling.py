@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.moments import Moments, cross_block_moments, pool_blocks
 from sdeverify.analysis.sides import Ensemble
-from sdeverify.base.rng import Block, blocks_of
+from sdeverify.base.rng import Block, Blocks
 from sdeverify.ensembles.memory import Footprint
 from sdeverify.errors import SdeverifyError
 from sdeverify.problems.gradients.chunks import memory_limit
@@ -71,7 +71,7 @@ def sample(
         SdeverifyError: a replica diverged.
     """
     moments = []
-    for block in blocks_of(replicas, block_size):
+    for block in Blocks(replicas, block_size):
         plan = footprint.plan(memory, block.size)
         with memory_limit(plan.gradients):
             values = np.concatenate([run_block(part) for part in block.parts(plan.replicas)])
