@@ -194,9 +194,9 @@ class Trial:
         if not self.tie <= _tolerance(own.dtype):
             raise UnsupportedError(
                 "the gradient of a batch is not the mean of its samples' gradients (off by "
-                f"{self.tie:.2g} of its size), although the losses are: net or loss ties the samples "
-                "of a batch together in the backward pass. Each sample's gradient must depend on "
-                "that sample alone."
+                f"{self.tie:.2g} of its size), although the losses are: net or loss ties the "
+                "samples of a batch together in the backward pass. Each sample's gradient must "
+                "depend on that sample alone."
             )
 
     def form(self, general: General) -> tuple[General | Loop, str]:
