@@ -20,6 +20,18 @@ SMALLEST = 1e-140
 """Variances below this count as none."""
 
 
+TELLING = 1 << 26
+"""Numbers in the gradients of as many samples as tell how large the noise is."""
+LEAST_SAMPLES = 64
+"""Samples of which the noise is told, at least."""
+
+
+def representative(problem: Problem) -> Problem:
+    """The problem on as many samples as tell how large its noise is, if it has twice as many."""
+    count = max(LEAST_SAMPLES, TELLING // problem.dim)
+    return problem.subset(count) if problem.samples > 2 * count else problem
+
+
 @dataclass(frozen=True)
 class Quantiles:
     """A statistic over the coordinates: median, 90% quantile and maximum."""

@@ -14,6 +14,7 @@ from sdeverify.base.shapes import PerParameter, Tensor
 from sdeverify.base.state import State
 from sdeverify.errors import UnsupportedError
 from sdeverify.noise.oracle import GradientOracle
+from sdeverify.noise.statistics import representative
 from sdeverify.optimizers.optimizer import Optimizer, in_range
 from sdeverify.optimizers.rules import LinearRule, SquareRootRule, Unscaled
 
@@ -121,7 +122,7 @@ def floor_u(state: State, oracle: GradientOracle) -> tuple[State, int]:
     Args:
         state: a point `(param,)` or an ensemble `(replica, param)`, whose replicas' coordinates
             are counted apart.
-        oracle: gives diag Sigma.
+        oracle: gives diag Sigma; of large data a subset does.
     """
     if "u" not in state.components:
         return state, 0
@@ -130,6 +131,8 @@ def floor_u(state: State, oracle: GradientOracle) -> tuple[State, int]:
     if not bool(empty.any()):
         return state, 0
     point = state.theta.reshape(1, -1) if state.theta.ndim == 1 else state.theta
+    if oracle.noise.covariance.of_uniform_samples:
+        oracle = replace(oracle, problem=representative(oracle.problem))
     variance = oracle.variance(point).reshape(u.shape)
     empty = empty & (variance > 0)
     count = int(empty.sum())

@@ -96,6 +96,10 @@ class Problem(ABC):
         """The problem with these `arguments`, for use inside a compiled step."""
         return self
 
+    def subset(self, count: int, seed: int = 0) -> Problem:
+        """The mean over a fixed random subset of the samples; itself where it cannot be cut."""
+        return self
+
     def loss(self, theta: Parameters) -> Values:
         """f(theta)."""
         return self.losses(theta).mean(-1)

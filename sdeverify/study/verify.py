@@ -29,7 +29,7 @@ from sdeverify.errors import InvalidInputError, UnsupportedError
 from sdeverify.noise.minibatch import MinibatchNoise
 from sdeverify.noise.noise import Noise
 from sdeverify.noise.oracle import GradientOracle
-from sdeverify.noise.statistics import NoiseStatistics, noise_statistics
+from sdeverify.noise.statistics import NoiseStatistics, noise_statistics, representative
 from sdeverify.optimizers.derive import derive
 from sdeverify.optimizers.from_torch import optimizer_from_torch
 from sdeverify.optimizers.optimizer import Optimizer
@@ -47,10 +47,6 @@ TIME_LIMIT = 600.0
 """Seconds that an answer may take, unless it is told otherwise."""
 EVALUATION_SAMPLES = 1024
 """Over which the default observables are means, where the data have more than twice as many."""
-LEAST_SAMPLES = 64
-"""From which the noise's statistics are taken, at least."""
-NOISE_NUMBERS = 1 << 26
-"""Numbers in the gradients from which the noise's statistics are taken, at most."""
 FLOW_NUMBERS = 1e9
 """Numbers in gradient flow's gradients up to which it costs seconds."""
 NO_FLOW = (
@@ -343,8 +339,7 @@ def verify(
     if "gradient flow" in ensembles:
         errors["flow_error"] = weak_error(chain, ensembles["gradient flow"])["error"]
     at_start = start.expand(1).theta
-    looked_at = max(LEAST_SAMPLES, NOISE_NUMBERS // problem.dim)
-    statistics = noise_statistics(_evaluated(problem, looked_at), at_start[0])
+    statistics = noise_statistics(representative(problem), at_start[0])
     return Answer(
         errors,
         chain,
@@ -377,7 +372,9 @@ def _affordable(flow: Job, sides: Iterable[Job], dim: int) -> bool:
 
 def _remedy(expected: Forecast, limit: float | None, precision: float, replicas: int | None) -> str:
     """What would make an answer affordable."""
-    share = 1.0 if limit is None else expected.seconds / limit
+    if limit is None or expected.seconds <= limit:
+        return ""
+    share = expected.seconds / limit
     more = "fewer steps=, fewer observables or a problem that is smaller"
     if replicas is not None:
         return f"Take replicas={max(2, int(replicas / share))}, or {more}."

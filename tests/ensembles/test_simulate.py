@@ -200,4 +200,4 @@ def test_progress_counts_replicas_from_what_an_earlier_run_left(
     watch(12, lambda *call: calls.append(call))
     assert calls == [(optimizer.name, done, 12) for done in (8, 12)]
     watch(16, True)
-    assert capsys.readouterr().err.endswith("16 of 16 replicas\n")
+    assert capsys.readouterr().err.endswith("16 of 16\n")
