@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import sdeverify as sv
 from sdeverify.problems.digits import digits
+from sdeverify.study.verify import Evaluated
 
 
 def trained(steps: int = 30) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.optim.Optimizer]:
@@ -127,3 +129,60 @@ def test_computing_in_half_precision_is_refused() -> None:
 
 def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs - targets).square().sum(-1)
+
+
+def test_large_data_are_evaluated_on_one_subset_and_the_answer_says_so() -> None:
+    torch.manual_seed(0)
+    inputs, net = torch.randn(3000, 4), nn.Linear(4, 2)
+    targets, loss = (inputs.sum(1) > 0).long(), nn.CrossEntropyLoss(reduction="none")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    how = {"batch_size": 8, "steps": 2, "replicas": 8}
+    answer = sv.verify(net, inputs, targets, loss, optimizer, evaluation_samples=500, **how)
+    problem = sv.problem_from_module(net, inputs, targets, loss)
+    theta = sv.flatten_parameters(net).unsqueeze(0)
+    subset = problem.subset(500)
+    for side in (answer.chain["mean"], answer.path["mean"].isel(substeps=0)):
+        at_start = side.isel(step=0).sel(observable="loss")
+        assert float(at_start) == pytest.approx(float(subset.loss(theta)), rel=1e-6)
+    assert "500 of the 3,000 samples" in str(answer)
+    # 3 standard errors: a false alarm in 1 of 370 seeds.
+    away = float(problem.loss(theta)) - answer.evaluated.loss
+    assert abs(away) < 3 * answer.evaluated.standard_error
+    every = sv.verify(net, inputs, targets, loss, optimizer, evaluation_samples=0, **how)
+    assert float(every.chain["mean"][0, 0]) == pytest.approx(float(problem.loss(theta)), rel=1e-6)
+    assert "random subset" not in str(every)
+
+
+def test_the_standard_error_of_a_subset_is_that_of_many_draws() -> None:
+    """200 subsets; the ratio of variances is within 1 +- 0.3 but in 1 of 370 seeds (3 sigma)."""
+    torch.manual_seed(1)
+    inputs, net = torch.randn(400, 4), nn.Linear(4, 2)
+    loss = nn.CrossEntropyLoss(reduction="none")
+    problem = sv.problem_from_module(net, inputs, (inputs.sum(1) > 0).long(), loss)
+    theta = sv.flatten_parameters(net).unsqueeze(0)
+    draws = [Evaluated.at(problem.subset(100, seed), theta, 400, 1.0) for seed in range(200)]
+    variance = torch.tensor([draw.loss for draw in draws]).var()
+    told = torch.tensor([draw.standard_error**2 for draw in draws]).mean()
+    assert 0.7 < float(variance / told) < 1.3
+
+
+def test_what_would_take_for_ever_is_refused_with_its_time_and_an_affordable_precision() -> None:
+    net, inputs, targets, optimizer = trained()
+    loss = nn.CrossEntropyLoss(reduction="none")
+    with pytest.raises(sv.InvalidInputError, match=r"days.*time_limit=600") as refusal:
+        sv.verify(net, inputs, targets, loss, optimizer, precision=1e-6, batch_size=8)
+    advice = re.search(r"precision=([\d.e-]+)", str(refusal.value))
+    assert advice is not None and 1e-3 < float(advice.group(1)) < 0.5
+    with pytest.raises(sv.InvalidInputError, match=r"Take replicas=\d+"):
+        sv.verify(net, inputs, targets, loss, optimizer, replicas=10**9, batch_size=8)
+
+
+def test_more_replicas_are_advised_where_replicas_were_given() -> None:
+    net, inputs, targets, optimizer = trained()
+    loss = nn.CrossEntropyLoss(reduction="none")
+    answer = sv.verify(
+        net, inputs, targets, loss, optimizer, replicas=8, path_replicas=4, batch_size=8, steps=4,
+        substeps=(8, 16),
+    )  # fmt: skip
+    assert "For more give more replicas=" in str(answer)
+    assert "smaller precision" not in str(answer)
