@@ -283,9 +283,8 @@ def test_coupling_and_independent_runs_agree(name: str, replacement: bool) -> No
     observables = [sv.measures.loss(problem), sv.measures.squared_gradient_norm(problem)]
     observables.append(sv.measures.squared_parameter_norm())
     steps = [4, 8]
-    coupled = coupled_weak_error(
-        optimizer, oracle, None, start, steps, observables, how=Coupled(paths=256, trunks=256)
-    )
+    how = Coupled(paths=256, trunks=256, strata=4, pairs=2)
+    coupled = coupled_weak_error(optimizer, oracle, None, start, steps, observables, how=how)
     chain = sv.simulate(optimizer, oracle, start, steps, observables, replicas=3000, seed=1)
     path = sv.solve(
         sv.derive(optimizer, oracle),
