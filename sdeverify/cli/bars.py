@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sdeverify.ensembles.progress import Progress
 
 
+WORTH_SAYING = 10.0
+"""Seconds from which the time is said before the work."""
+
+
 def bars(*more: ProgressColumn) -> Bars:
     """Bars on stderr with what is counted beside them."""
     columns = (
@@ -30,11 +34,17 @@ def bars(*more: ProgressColumn) -> Bars:
 
 @contextmanager
 def study_bars(jobs: Mapping[str, Job]) -> Iterator[Progress]:
-    """One bar a study: replicas done, time elapsed and remaining.
+    """The time that all of it takes, then one bar a study: replicas done, time gone and left.
 
     A bar's length counts the work, so that a costly ensemble does not seem to stand still.
     """
     from rich.progress import TimeRemainingColumn
+
+    from sdeverify.ensembles.forecast import forecast
+
+    expected = forecast(jobs)
+    if expected.seconds > WORTH_SAYING:
+        Console(stderr=True).print(f"From the beginning: about {expected.time} on one core.")
 
     work: Counter[str] = Counter()
     replicas: Counter[str] = Counter()

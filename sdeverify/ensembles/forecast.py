@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +25,11 @@ FEW, MORE = 8, 32
 """Samples of the two gradients whose difference is the first guess."""
 CLEARLY = 4
 """A guess so many times beyond the limit is not looked into further."""
+
+REPEATS, SURE = 2, 1.0
+"""Trials of less than `SURE` seconds are repeated, since other processes may disturb them."""
+
+T = TypeVar("T")
 
 _NOTHING = [Observable("nothing", lambda state: state.theta[:, 0])]
 
@@ -45,10 +51,15 @@ class Forecast:
         """All together."""
         return sum(self.stepping.values()) + sum(self.observing.values())
 
+    @property
+    def time(self) -> str:
+        """All together, in words."""
+        return duration(self.seconds)
+
     def __str__(self) -> str:
         parts = {**self.stepping, "observables": sum(self.observing.values())}
         told = [f"{name} {duration(s)}" for name, s in parts.items() if s > 0.05 * self.seconds]
-        return f"about {duration(self.seconds)} ({', '.join(told)})"
+        return f"about {self.time} ({', '.join(told)})"
 
     def check(self, limit: float | None, remedy: str) -> None:
         """Refuses what takes longer than a limit in seconds.
@@ -139,7 +150,8 @@ def _guess(job: Job) -> float:
     if problem.compiled or few < 1:
         return 0.0
     gradient(few)
-    difference = _timed(partial(gradient, more)) - _timed(partial(gradient, few))
+    timed = partial(_undisturbed, lambda samples: _timed(partial(gradient, samples)))
+    difference = timed(more) - timed(few)
     return max(0.0, difference / (more - few) * work.gradients)
 
 
@@ -173,11 +185,20 @@ def _of_one(job: Job, trial: Callable[[Block], float]) -> float:
     with job.within_budget(job.blocks[0].size) as most:
         size = most if compiled else 1
         trial(Block(0, size))
-        seconds = trial(Block(0, size))
+        seconds = _undisturbed(trial, Block(0, size))
         while seconds < ENOUGH and size < most:
             size = min(4 * size, most)
-            seconds = trial(Block(0, size))
+            seconds = _undisturbed(trial, Block(0, size))
     return seconds / size
+
+
+def _undisturbed(trial: Callable[[T], float], argument: T) -> float:
+    """The least of a few trials, where they are so short that another process can disturb one."""
+    seconds = trial(argument)
+    for _ in range(REPEATS):
+        if seconds < SURE:
+            seconds = min(seconds, trial(argument))
+    return seconds
 
 
 def _timed(work: Callable[[], object]) -> float:

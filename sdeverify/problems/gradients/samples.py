@@ -134,6 +134,6 @@ class Samples:
 
 def _size(x: Tensor) -> Tensor:
     """The sum of each sample's absolute values."""
-    rows = x.reshape(len(x), -1)
-    size: Tensor = torch.linalg.vector_norm(rows if x.is_floating_point() else rows.float(), 1, 1)
-    return size
+    few = x.reshape(len(x), -1).split(1 << 12)
+    wide = (rows if x.is_floating_point() else rows.float() for rows in few)
+    return torch.cat([torch.linalg.vector_norm(rows, 1, 1) for rows in wide])
