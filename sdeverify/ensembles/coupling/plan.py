@@ -47,9 +47,10 @@ class CoupledPlan:
         limiting: the observable, and the rung, that ask for the most paths.
 
     Example:
-        >>> how = sv.Coupled(paths=512)
-        >>> sv.CoupledPlan(how, precision=0.1, seconds=2.0, limiting="loss").how.paths
-        512
+        >>> cost = {"seconds": 2.0, "gradients": 1e6, "pilot": 1e5}
+        >>> plan = sv.CoupledPlan(sv.Coupled(paths=512), precision=0.1, limiting="loss", **cost)
+        >>> print(plan)
+        512 paths and 32 trunks of forks, for 95% intervals of 10% of the weak errors; ...
     """
 
     how: Coupled
