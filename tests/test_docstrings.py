@@ -6,7 +6,7 @@ import doctest
 import inspect
 import re
 from functools import cached_property
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -25,12 +25,22 @@ def public_objects() -> dict[str, Any]:
     """The public classes and functions by name, those of the public modules included, each once."""
     values = {name: getattr(sv, name) for name in sv.__all__}
     for module in [value for value in values.values() if inspect.ismodule(value)]:
-        values |= {f"{module.__name__}.{name}": part for name, part in vars(module).items()}
+        values |= {f"{module.__name__}.{name}": part for name, part in parts_of(module).items()}
     public: dict[int, tuple[str, Any]] = {}
     for name, value in values.items():
         if _is_documented(value) and not name.rpartition(".")[2].startswith("_"):
             public.setdefault(id(value), (name, value))
     return dict(public.values())
+
+
+def parts_of(module: ModuleType) -> dict[str, Any]:
+    """What a public module lists in `__all__`, or else has written in it."""
+    own = {n: part for n, part in vars(module).items() if _is_written_in(part, module.__name__)}
+    return {name: vars(module)[name] for name in getattr(module, "__all__", own)}
+
+
+def _is_written_in(part: object, name: str) -> bool:
+    return getattr(part, "__module__", "") == name
 
 
 def _is_documented(value: object) -> bool:
