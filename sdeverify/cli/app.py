@@ -14,6 +14,7 @@ import typer
 from sdeverify.cli.options import (
     DebugOption,
     DeviceOption,
+    ExecutorOption,
     MemoryOption,
     OutputOption,
     SeedOption,
@@ -51,6 +52,7 @@ def _computing(verb: str, explanation: str) -> None:
         seed: SeedOption = None,
         output: OutputOption = None,
         workers: WorkersOption = None,
+        executor: ExecutorOption = None,
         memory: MemoryOption = None,
         debug: DebugOption = False,
     ) -> None:
@@ -62,6 +64,7 @@ def _computing(verb: str, explanation: str) -> None:
                 seed=seed,
                 device=device,
                 workers=workers,
+                executor=executor,
                 memory=memory,
                 sde_only=verb == "solve",
             )

@@ -67,6 +67,17 @@ WorkersOption = Annotated[
 ]
 
 
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="dask:ADDRESS",
+        help="Compute on a cluster, dask:tcp://10.0.0.1:8786 say, in the place of --workers. The "
+        "results do not depend on it.",
+        show_default=False,
+    ),
+]
+
+
 MemoryOption = Annotated[
     str | None,
     typer.Option(

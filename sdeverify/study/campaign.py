@@ -6,16 +6,21 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cloudpickle
+import torch
 import xarray as xr
 
 from sdeverify.base.versions import versions
 from sdeverify.ensembles.forecast import check_time
-from sdeverify.ensembles.job import Job, Sink, run_jobs
+from sdeverify.ensembles.job import Job, Sink
 from sdeverify.ensembles.progress import Progress, progress_of
 from sdeverify.errors import InvalidInputError, UnsupportedError, did_you_mean
+from sdeverify.study.engine import HERE, Compute, Lent, Local, Pool, Remote, Tally, run_blocks
 from sdeverify.study.study import Study
 
 if TYPE_CHECKING:
@@ -165,17 +170,21 @@ def run(
     study: Campaign | Study,
     store: str | os.PathLike[str] | Store | None = None,
     *,
+    executor: Executor | None = None,
     sinks: Callable[[str, Job], Sink] | None = None,
     progress: Progress | bool | None = None,
     time_limit: float | None = None,
     **parameters: Any,
 ) -> xr.DataTree:
-    """Computes a study in this process and gives its results.
+    """Computes a study and gives its results.
 
     Args:
         study: one study, or a campaign of several.
         store: a `Store`, or the folder of one, which keeps blocks and results; with it a stopped
-            run goes on where it was.
+            run goes on where it was. One run at a time writes into it.
+        executor: any `concurrent.futures.Executor`, a `ProcessPoolExecutor` of "spawn" say, that
+            computes the blocks, each on one thread; None for this process. It takes the study
+            pickled, with its data.
         sinks: in place of a store, (job name, job) -> where the job's blocks go.
         progress, time_limit: see `RunOptions`; a study has no time limit unless it is given one.
         parameters: of the campaign, as with `--set`.
@@ -199,13 +208,58 @@ def run(
     if place is not None and sinks is not None:
         raise InvalidInputError("store and sinks exclude each other; got both. Leave one out.")
     sink = sinks if place is None else place.sink
-    into = {} if sink is None else {name: sink(name, job) for name, job in jobs.items()}
-    check_time(jobs, time_limit)
-    datasets = run_jobs(jobs, into, progress_of(progress))
-    tree = assemble(campaign, studies, datasets, parameters)
-    if place is not None:
-        place.write_tree(tree)
+    tally = Tally(jobs, progress_of(progress))
+    pool, compute = _pooled(executor, studies, jobs, tally)
+    with nullcontext() if place is None else place.locked():
+        into = {} if sink is None else {name: sink(name, job) for name, job in jobs.items()}
+        check_time(jobs, time_limit)
+        datasets = run_blocks(jobs, into, compute, pool, tally)
+        tree = assemble(campaign, studies, datasets, parameters)
+        if place is not None:
+            place.write_tree(tree)
     return tree
+
+
+@dataclass(frozen=True)
+class PickledStudies:
+    """Studies on their way to other processes, functions in them included."""
+
+    pickle: bytes
+
+    @staticmethod
+    def of(studies: Sequence[Part]) -> PickledStudies:
+        """Pickles them.
+
+        Raises:
+            InvalidInputError: something in them cannot be pickled.
+        """
+        try:
+            return PickledStudies(cloudpickle.dumps(studies))
+        except Exception as error:
+            raise InvalidInputError(
+                f"this study cannot be sent to the executor's processes: {type(error).__name__}: "
+                f"{error}. Leave executor out, or put the study into a file for --workers, which "
+                "each process reads for itself."
+            ) from error
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """The ensembles by name."""
+        return campaign_jobs(cloudpickle.loads(self.pickle))
+
+
+def _pooled(
+    executor: object, studies: Sequence[Part], jobs: Mapping[str, Job], tally: Tally
+) -> tuple[Pool, Compute]:
+    """Where blocks are computed, and by what."""
+    if executor is None:
+        return HERE, Local(jobs, tally.within)
+    if not isinstance(executor, Executor):
+        raise InvalidInputError(
+            f"an executor is a concurrent.futures.Executor; got an object of type "
+            f"{type(executor).__name__}. Of a dask client it is client.get_executor()."
+        )
+    return Lent(executor), Remote(PickledStudies.of(studies), torch.get_default_dtype())
 
 
 def _store(store: object) -> Store:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdeverify.errors import InvalidInputError, SdeverifyError, did_you_mean
@@ -58,8 +59,12 @@ def available_studies() -> list[Found]:
     return [Found(study_name(file), file, _summary(file)) for file in files]
 
 
-def load_campaign(source: str | Path) -> Campaign:
+def load_campaign(source: str | Path, text: str | None = None) -> Campaign:
     """Runs a study file and gives its `STUDY`.
+
+    Args:
+        source: see `find_study`.
+        text: the file's text, where the file may not be at hand.
 
     Raises:
         InvalidInputError: there is no such file, or no `STUDY` in it.
@@ -68,7 +73,7 @@ def load_campaign(source: str | Path) -> Campaign:
     from sdeverify.study.campaign import Campaign, as_campaign
     from sdeverify.study.study import Study
 
-    path = find_study(source)
+    path = find_study(source) if text is None else Path(source)
     name = f"sdeverify_study_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -77,7 +82,7 @@ def load_campaign(source: str | Path) -> Campaign:
     sys.modules[name] = module
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    explained(f"reading {path}", spec.loader.exec_module, module)
+    explained(f"reading {path}", _execute, study_text(path) if text is None else text, module)
     study = getattr(module, VARIABLE, None)
     if not isinstance(study, Campaign | Study):
         kind = "nothing" if study is None else f"a {type(study).__name__}"
@@ -85,6 +90,18 @@ def load_campaign(source: str | Path) -> Campaign:
             f"{path} must set {VARIABLE} to a Campaign or a Study; it sets {kind}."
         )
     return as_campaign(study)
+
+
+def study_text(path: Path) -> str:
+    """The text of a study file.
+
+    Raises:
+        InvalidInputError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} cannot be read as Python: {error}.") from error
 
 
 def explained(what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -104,6 +121,10 @@ def explained(what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
         if isinstance(error, SystemExit):
             remedy = ". The study ends Python itself: take sys.exit(...) or its like out"
         raise SdeverifyError(f"{what}: {type(error).__name__}: {error}{remedy}{where}") from error
+
+
+def _execute(text: str, module: ModuleType) -> None:
+    exec(compile(text, str(module.__file__), "exec", dont_inherit=True), vars(module))
 
 
 def _roots() -> list[Path]:

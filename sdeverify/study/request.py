@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdeverify.base.arguments import memory_budget
 from sdeverify.errors import InvalidInputError
-from sdeverify.study.files import explained, find_study, load_campaign, study_name
+from sdeverify.study.files import (
+    explained,
+    find_study,
+    load_campaign,
+    study_name,
+    study_text,
+)
 from sdeverify.study.settings import parse_settings
 
 if TYPE_CHECKING:
+    from sdeverify.ensembles.job import Job
     from sdeverify.study.campaign import Campaign
 
 MOST_WORKERS = 8
@@ -35,6 +41,8 @@ class Request:
             one on a GPU.
         memory: what all workers together may hold beyond libraries and data, as in `sv.solve`.
         sde_only: leave out the discrete runs and the check of sub-sampling.
+        executor: a cluster in the place of workers, see `cluster`.
+        text: the study file's text, where the file may not be at hand.
     """
 
     source: str
@@ -45,6 +53,8 @@ class Request:
     workers: int | None = None
     memory: int | str | None = None
     sde_only: bool = False
+    executor: str | None = None
+    text: str | None = None
 
     @cached_property
     def file(self) -> Path:
@@ -53,7 +63,16 @@ class Request:
         Raises:
             InvalidInputError: there is none.
         """
-        return find_study(self.source)
+        return find_study(self.source) if self.text is None else Path(self.source)
+
+    @cached_property
+    def code(self) -> str:
+        """The file's text, which is read once.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        return study_text(self.file) if self.text is None else self.text
 
     @cached_property
     def campaign(self) -> Campaign:
@@ -62,7 +81,7 @@ class Request:
         Raises:
             SdeverifyError: the file is refused, or its own code fails.
         """
-        return load_campaign(self.file)
+        return load_campaign(self.file, self.code)
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -101,6 +120,27 @@ class Request:
             return studies
         return [replace(study, seed=study.seed + self.seed) for study in studies]
 
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """The ensembles to compute, within their memory.
+
+        Raises:
+            SdeverifyError: the study is refused.
+        """
+        from sdeverify.study.campaign import campaign_jobs
+
+        where = f"{self.file}, preparing the runs"
+        jobs: dict[str, Job] = explained(where, campaign_jobs, self.studies)
+        if self.sde_only:
+            jobs = {name: job for name, job in jobs.items() if job.side in ("path", "flow")}
+        return {name: job.within(self.memory_of_one) for name, job in jobs.items()}
+
+    @property
+    def portable(self) -> Request:
+        """The same ensembles asked for from elsewhere, without a file."""
+        place, workers = str(self.file.absolute()), self.processes
+        return replace(self, source=place, text=self.code, output=None, workers=workers)
+
     @property
     def folder(self) -> Path:
         """Where the results go."""
@@ -109,8 +149,8 @@ class Request:
     @property
     def processes(self) -> int:
         """How many processes compute."""
-        if self.workers is not None:
-            return self.workers
+        if self.workers is not None or self.executor is not None:
+            return self.workers or 1
         return _cores() if str(self._device or "cpu").startswith("cpu") else 1
 
     @property
@@ -138,17 +178,6 @@ class Request:
         words += ["--device", self.device] if self.device is not None else []
         words += ["--seed", str(self.seed)] if self.seed is not None else []
         return shlex.join(words)
-
-    def encode(self) -> str:
-        """The request as JSON, for a worker process."""
-        places = {"source": str(self.file), "output": str(self.folder.absolute())}
-        return json.dumps({**asdict(self), **places, "workers": self.processes})
-
-    @staticmethod
-    def decode(text: str) -> Request:
-        """The inverse of `encode`."""
-        fields = json.loads(text)
-        return Request(**{**fields, "settings": tuple(fields["settings"])})
 
     @property
     def _device(self) -> Any:

@@ -15,11 +15,14 @@ import os
 import re
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sdeverify.analysis.datasets.moments import BlockResult, Moments
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
     from sdeverify.ensembles.job import Job
 
+_PATIENCE = 60.0
+"""How long assembled results wait for another run's, in seconds."""
+_ELSEWHERE = "Name another folder for the results."
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
@@ -56,6 +62,36 @@ class Store:
         self.path = Path(path)
         self.jobs = self.path / "jobs"
         self.results = self.path / "results.zarr"
+        self._lock = FileLock(self.jobs / ".lock", thread_local=False)
+
+    @contextmanager
+    def locked(self, wait: float = 0.0) -> Iterator[None]:
+        """Holds the store as the one run that writes into it; the lock ends with the process.
+
+        Where the file system has no locks nothing is held.
+
+        Args:
+            wait: how long for another run, in seconds.
+
+        Raises:
+            StoreError: another run holds it, or the directory cannot be written to.
+        """
+        self.prepare()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._lock.acquire(timeout=wait))
+            except Timeout as error:
+                raise StoreError(
+                    f"another run is writing into {self.path}. Wait until it has ended, or name "
+                    "another folder for the results."
+                ) from error
+            except NotImplementedError:
+                pass
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path} cannot be used as a store: {reason(error)}. {_ELSEWHERE}"
+                ) from error
+            yield
 
     def prepare(self) -> None:
         """Makes the directory and tries to write into it.
@@ -63,9 +99,7 @@ class Store:
         Raises:
             StoreError: it cannot be made or written to.
         """
-        with refused(
-            f"{self.path} cannot be used as a store", "Name another folder for the results."
-        ):
+        with refused(f"{self.path} cannot be used as a store", _ELSEWHERE):
             self.jobs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
                 probe.write(b"sdeverify")
@@ -99,10 +133,9 @@ class Store:
         Raises:
             StoreError: the directory cannot be written to.
         """
-        self.prepare()
         what = f"the results could not be written to {self.results}"
         remedy = "All blocks are kept: make room, then run the same command again."
-        with refused(what, remedy), scratch(self.results) as fresh:
+        with self.locked(_PATIENCE), refused(what, remedy), scratch(self.results) as fresh:
             plain = tree.map_over_datasets(_plain_strings)
             plain.to_zarr(fresh, mode="w", consolidated=False, zarr_format=3)
             replace_folder(fresh, self.results)

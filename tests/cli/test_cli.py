@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +25,9 @@ from sdeverify.cli.options import clean
 from sdeverify.errors import InvalidInputError, SdeverifyError
 from sdeverify.study.files import find_study
 from sdeverify.study.request import Request
-from sdeverify.study.runner import run_campaign, run_workers
+from sdeverify.study.runner import compute, run_campaign
 from sdeverify.study.settings import parse_settings
 from sdeverify.study.store import Store
-from sdeverify.study.worker import Computation, worker_command
 
 TOY = '''"""A parabola with four samples.
 
@@ -178,32 +179,29 @@ def test_control_c_ends_the_workers_and_says_how_to_go_on(study: Path, tmp_path:
     assert not (tmp_path / "results.zarr").exists()
 
 
-def test_a_worker_ends_when_its_parent_does(study: Path, tmp_path: Path) -> None:
-    asked = request(study, tmp_path, "pause=60")
-    worker = subprocess.Popen(worker_command(asked, 0, 1), stdin=subprocess.PIPE)
-    wait_until(lambda: (tmp_path / "claims.lock").exists())
-    assert worker.poll() is None
-    assert worker.stdin is not None
-    worker.stdin.close()
-    assert worker.wait(60) == 3
-
-
-def unheard(name: str, replicas: int) -> None:
-    raise AssertionError(f"{name}: no block can be done")
+def test_workers_end_when_their_parent_is_killed(study: Path, tmp_path: Path) -> None:
+    with half_way(study, tmp_path) as process:
+        process.kill()
+        process.communicate()
+        wait_until(lambda: group_has_ended(process.pid), 30)
 
 
 @pytest.mark.parametrize(
     ("fails", "said"),
     [
         ("at work", r"^parabola/.*_\d, block \d: ZeroDivisionError.*study.py, line \d+\)$"),
-        ("killed", r"^worker \d ended with signal SIGABRT.*same command goes on"),
+        (
+            "killed",
+            r"^parabola/.*_\d, block \d: the process .* ended with signal SIGABRT, twice.*"
+            "the same command goes on",
+        ),
     ],
 )
 def test_the_failure_of_a_worker_is_told_in_one_line(
     study: Path, tmp_path: Path, fails: str, said: str
 ) -> None:
     with pytest.raises(SdeverifyError, match=said) as failure:
-        run_workers(request(study, tmp_path, f"fails={fails}"), 1, unheard)
+        compute(request(study, tmp_path, f"fails={fails}", workers=2))
     assert "Traceback" not in str(failure.value)
 
 
@@ -433,26 +431,56 @@ def test_a_study_without_these_parameters_takes_the_seed_and_refuses_a_device(
         _ = Request(str(file), device="cpu").studies
 
 
-def test_a_request_survives_the_way_to_a_worker(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow  # starts a scheduler and two workers
+def test_a_cluster_that_loses_a_worker_gives_the_same_results(
+    study: Path, reference: xr.DataTree, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(study.parent.parent.parent)
-    asked = Request("toy", ("levels=1,2.0", "replicas=8"), seed=2, output="out", sde_only=True)
-    text = asked.encode()
+    distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+    options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(processes=True, **options) as cluster:
+        address = f"dask:{cluster.scheduler_address}"
+        asked = request(study, tmp_path, "replicas=1024", "pause=0.05", executor=address)
+        killer = threading.Thread(target=_kill_a_worker_half_way, args=(cluster, tmp_path))
+        killer.start()
+        results = run_campaign(asked)
+        killer.join()
+    assert tree_without_parameters(results).identical(tree_without_parameters(reference))
+
+
+def _kill_a_worker_half_way(cluster: Any, store: Path) -> None:
+    wait_until(lambda: len(markers(store)) >= 3)
+    nanny = next(iter(cluster.workers.values()))
+    os.kill(nanny.pid, signal.SIGKILL)
+
+
+def test_a_cluster_that_is_not_there_is_refused(study: Path, tmp_path: Path) -> None:
+    shown = sdeverify("measure", study, "--executor", "slurm:here", "--output", tmp_path)
+    assert shown.exit_code == 1
+    assert "--executor takes dask:ADDRESS" in shown.stderr
+
+
+def test_a_request_is_carried_out_elsewhere_without_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "studies" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "study.py").write_text(TOY)
     monkeypatch.chdir(tmp_path)
-    received = Request.decode(text)
-    assert received.folder == study.parent.parent.parent / "out"
-    assert received.sde_only
-    assert received.parameters == {"levels": (1.0, 2.0), "replicas": 8, "seed": 2}
-    assert [s.seed for s in received.studies] == [2]
+    asked = Request("toy", ("levels=1,2.0", "replicas=8"), seed=2, sde_only=True)
+    _ = asked.studies
+    carried = pickle.loads(pickle.dumps(asked.portable))
+    (folder / "study.py").unlink()
+    assert carried.parameters == {"levels": (1.0, 2.0), "replicas": 8, "seed": 2}
+    assert [s.seed for s in carried.studies] == [2]
+    assert sorted(carried.jobs) == ["parabola/flow_0", "parabola/path_0"]
 
 
 def test_a_memory_budget_is_shared_by_the_workers_and_refused_where_it_is_too_small(
     study: Path, tmp_path: Path
 ) -> None:
     asked = request(study, tmp_path / "kept", workers=2, memory="1GB")
-    assert {job.memory for job in Computation.of(asked).jobs.values()} == {1 << 29}
-    assert Request.decode(asked.encode()).memory_of_one == 1 << 29
+    assert {job.memory for job in asked.jobs.values()} == {1 << 29}
+    assert asked.portable.memory_of_one == 1 << 29
     for memory, wanted in (("1MB", "bytes are too few here: at least"), ("1", "for 2 workers")):
         words = ("--memory", memory, "--workers", 2, "--output", tmp_path / "out")
         shown = sdeverify("measure", study, *words)
