@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -25,6 +26,9 @@ from sdeverify.study.study import Study
 
 if TYPE_CHECKING:
     from sdeverify.study.store import Store
+
+
+_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 class Part(Protocol):
@@ -93,6 +97,12 @@ class Campaign:
         names = [study.name for study in built]
         if not built or len(set(names)) != len(names):
             raise InvalidInputError(f"the studies of '{self.name}' need different names: {names}.")
+        wrong = [name for name in names if not _NAME.fullmatch(name) or len(name.encode()) > 100]
+        if wrong:
+            raise InvalidInputError(
+                "a study's name names files: letters, digits, '-', '_' and '.', 100 bytes at most; "
+                f"got {wrong[0]!r}."
+            )
         kinds = sorted({type(study).__name__ for study in built})
         if len(kinds) > 1:
             raise InvalidInputError(

@@ -38,6 +38,12 @@ NOT_SMOOTH = 0.02
 NUMBERS = ("block_count", "block_mean", "block_comoment", "block_values")
 """The arrays of a block's numbers; the last only where every replica's values are kept."""
 
+_COUNTS = {"replicas", "block_sizes"}
+"""The settings that a larger ensemble changes."""
+
+DAMAGED = (OSError, ValueError, RuntimeError)
+"""What reading a chunk raises that a crash of the machine cut off."""
+
 _KINDS: dict[str, tuple[str, Any]] = {"block_count": ("int64", 0), "done": ("uint32", 0)}
 _OTHERS = ("float64", np.nan)
 
@@ -145,7 +151,7 @@ class JobLayout:
             group = zarr.open_group(place, mode="r+", zarr_format=3)
             version = group.attrs.get("sdeverify_store")
             stored = json.loads(str(group.attrs.get("settings", "{}")))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise StoreError(f"{place} cannot be read as an ensemble: {error}. {remedy}") from error
         if version != FORMAT:
             raise StoreError(
@@ -156,8 +162,8 @@ class JobLayout:
         grows = bool(differences) and _grows(stored, self.settings)
         if differences and not grows:
             raise StoreError(f"{place} holds {name} with other settings:\n{differences}\n{remedy}")
-        if checked and bool(_member(group, "done")[0]):
-            self._compare(_member(group, PROBE), f"{place} holds {name}", remedy)
+        if checked:
+            self._compare(group, f"{place} holds {name}", remedy)
         if grows:
             self._grow(group, stored, place)
         return group
@@ -166,9 +172,23 @@ class JobLayout:
         """The settings in which another ensemble differs, a line each; empty where none does."""
         return _differences(self.settings, other.settings)
 
-    def _compare(self, stored: zarr.Array[Any], what: str, remedy: str) -> None:
+    def seal(self, group: zarr.Group) -> str:
+        """What all blocks of a group share, whatever their number, and no other group's do."""
+        settings = json.loads(str(group.attrs["settings"]))
+        return json.dumps({k: v for k, v in settings.items() if k not in _COUNTS}, sort_keys=True)
+
+    def _compare(self, group: zarr.Group, what: str, remedy: str) -> None:
         """Refuses a group whose first replicas come out differently now."""
-        before, now = np.asarray(stored[...]), self.job.probe()
+        try:
+            if not bool(member(group, "done")[0]):
+                return
+        except DAMAGED:  # the first block is computed again, and the probe with it
+            return
+        try:
+            before = np.asarray(member(group, PROBE)[...])
+        except DAMAGED as error:
+            raise StoreError(f"{what}, but its probe is damaged: {error}. {remedy}") from error
+        now = self.job.probe()
         size = np.nanmax(np.abs(before), axis=tuple(range(before.ndim - 1)), initial=0.0)
         shares = [
             _rounding(self.settings) if o.smooth else NOT_SMOOTH for o in self.job.observables
@@ -194,27 +214,38 @@ class JobLayout:
         last = len(_sizes(stored)) - 1
         with refused(f"{place} could not be made larger", "Make room or name another folder."):
             if _sizes(stored)[last] != _sizes(self.settings)[last]:
-                _member(group, "done")[last] = 0
+                member(group, "done")[last] = 0
             for name, (dims, shape) in self.arrays.items():
                 if dims[0] == BLOCK:
-                    _member(group, name).resize(shape)
+                    member(group, name).resize(shape)
             _, blocks = self.coordinates[BLOCK]
-            coordinate = _member(group, BLOCK)
+            coordinate = member(group, BLOCK)
             coordinate.resize(blocks.shape)
             coordinate[:] = blocks
-            group.attrs["settings"] = json.dumps(self.settings)
+            counts = {key: self.settings[key] for key in _COUNTS if key in self.settings}
+            group.attrs["settings"] = json.dumps({**stored, **counts})
 
 
-def _member(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
+def member(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of the group.
+
+    Raises:
+        StoreError: its description is lost or damaged.
+    """
+    try:
+        array = group[name]
+    except (*DAMAGED, KeyError, TypeError) as error:
+        raise StoreError(
+            f"the array '{name}' of {group.store_path} cannot be read: {error}. Remove this "
+            "folder; its blocks are then computed again."
+        ) from error
     assert isinstance(array, zarr.Array)
     return array
 
 
 def _grows(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether the settings differ in nothing but a larger number of replicas, cut the same way."""
-    count = {"replicas", "block_sizes"}
-    if {key for key in {*stored, *wanted} if _differ(key, stored, wanted)} - count:
+    if {key for key in {*stored, *wanted} if _differ(key, stored, wanted)} - _COUNTS:
         return False
     before, now = _sizes(stored), _sizes(wanted)
     if len(before) > len(now) or sum(before) >= sum(now):

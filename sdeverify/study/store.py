@@ -4,16 +4,19 @@
     <path>/results.zarr       the assembled results, replaced as a whole
 
 A block's numbers are written first and its completion marker `done` in a second write: the CRC-32
-of the numbers, so that a block counts as done only where all of it is there. Whatever a killed
-process left unfinished is computed again. Several processes may write blocks of one ensemble at
-the same time. `xarray.open_zarr(place, consolidated=False, chunks=None)` reads a group.
+of settings, block and numbers, so that a block counts as done only where all of it is there and is
+this ensemble's. Whatever is unfinished or damaged is computed again. One run at a time holds the
+store. `xarray.open_zarr(place, consolidated=False, chunks=None)` reads a group.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
+import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,10 +27,11 @@ import numpy as np
 import zarr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from zarr.errors import ZarrUserWarning
 
 from sdeverify.analysis.datasets.moments import BlockResult, Moments
 from sdeverify.errors import StoreError
-from sdeverify.study.layout import NUMBERS, PROBE, JobLayout
+from sdeverify.study.layout import DAMAGED, NUMBERS, PROBE, JobLayout, member
 from sdeverify.study.safe_files import reason, refused, replace_folder, scratch
 
 if TYPE_CHECKING:
@@ -38,6 +42,12 @@ if TYPE_CHECKING:
 _PATIENCE = 60.0
 """How long assembled results wait for another run's, in seconds."""
 _ELSEWHERE = "Name another folder for the results."
+_AGAIN = "run the study into this folder."
+_ATTEMPTS = 40
+_LONGEST = 200
+"""Bytes in a part of a name; file systems take 255."""
+_SCRATCH = re.compile(r"\..+-[0-9a-f]{12}|.+\.[0-9a-f]{32}\.partial")
+"""What a killed run leaves half made: folders of this package and files of zarr."""
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
@@ -91,6 +101,8 @@ class Store:
                 raise StoreError(
                     f"{self.path} cannot be used as a store: {reason(error)}. {_ELSEWHERE}"
                 ) from error
+            else:
+                self._tidy()
             yield
 
     def prepare(self) -> None:
@@ -103,6 +115,16 @@ class Store:
             self.jobs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
                 probe.write(b"sdeverify")
+
+    def _tidy(self) -> None:
+        """Removes what killed runs left half made."""
+        for fresh in self.path.glob(f".{self.results.name}-*"):
+            shutil.rmtree(fresh, ignore_errors=True)
+        for folder, folders, files in os.walk(self.jobs):
+            for name in filter(_SCRATCH.fullmatch, files):
+                Path(folder, name).unlink(missing_ok=True)
+            for name in filter(_SCRATCH.fullmatch, folders):
+                shutil.rmtree(Path(folder, name), ignore_errors=True)
 
     def sink(
         self, name: str, job: Job, keep_replicas: bool = False, checked: bool = True
@@ -147,23 +169,47 @@ class Store:
         Raises:
             StoreError: there are none, or they cannot be read.
         """
+        for _ in range(_ATTEMPTS):
+            version = self._version()
+            if version is None and not any(self.path.glob(f".{self.results.name}-*")):
+                raise StoreError(f"{self.path} holds no finished results; {_AGAIN}")
+            results = self._read() if version is not None else None
+            if results is not None and version == self._version():
+                if isinstance(results, StoreError):
+                    raise results
+                return results
+            time.sleep(0.05)
+        raise StoreError(f"{self.results} is being replaced; read it when that run has ended.")
+
+    def _read(self) -> xr.DataTree | StoreError:
+        """The assembled results, which another run may be replacing, or why they are not read."""
         import xarray as xr
 
-        again = "run the study into this folder."
-        if not self.results.exists():
-            raise StoreError(f"{self.path} holds no finished results; {again}")
         options: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": None}
         try:
-            with xr.open_datatree(self.results, **options) as tree:
-                return tree.load().map_over_datasets(_plain_strings)
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{self.results} cannot be read ({error}); {again}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ZarrUserWarning)  # of arrays that are going
+                with xr.open_datatree(self.results, **options) as tree:
+                    return tree.load().map_over_datasets(_plain_strings)
+        except (*DAMAGED, KeyError, TypeError) as error:
+            return StoreError(f"{self.results} cannot be read ({error}); {_AGAIN}")
+
+    def _version(self) -> tuple[int, int] | None:
+        """What changes when results take the place of earlier ones."""
+        try:
+            status = self.results.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def _place(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
+        if (
+            not _NAME.fullmatch(name)
+            or max(len(part.encode()) for part in name.split("/")) > _LONGEST
+        ):
             raise StoreError(
                 "an ensemble's name is made of letters, digits, '-', '_' and '.', with '/' "
-                f"between its parts; got {name!r}."
+                f"between its parts of at most {_LONGEST}; got {name!r}."
             )
         return self.jobs / f"{name}.zarr"
 
@@ -175,10 +221,11 @@ class StoredJob:
         self.place = place
         self.name = name
         self._layout = layout
+        self._seal = layout.seal(group)
         self._position = {block.index: i for i, block in enumerate(layout.job.blocks)}
-        self._numbers = [_array(group, n) for n in NUMBERS if n in group]
-        self._done = _array(group, "done")
-        self._probe = _array(group, PROBE)
+        self._numbers = [member(group, name) for name in NUMBERS if name in layout.arrays]
+        self._done = member(group, "done")
+        self._probe = member(group, PROBE)
 
     def check(self, job: Job) -> None:
         """Refuses another ensemble than the one that this place was made for.
@@ -195,9 +242,18 @@ class StoredJob:
             )
 
     def done(self) -> set[int]:
-        """The numbers of the blocks whose completion marker is set."""
-        marks = np.asarray(self._done[:])
+        """The numbers of the blocks whose completion marker is set and can be read."""
+        try:
+            marks = np.asarray(self._done[:]).tolist()
+        except DAMAGED:
+            marks = [self._mark(i) for i in range(len(self._position))]
         return {index for index, i in self._position.items() if marks[i]}
+
+    def _mark(self, position: int) -> int:
+        try:
+            return int(np.asarray(self._done[position]))
+        except DAMAGED:
+            return 0
 
     def has(self, block: int) -> bool:
         """Whether the block is done and whole, read afresh."""
@@ -215,13 +271,21 @@ class StoredJob:
         return results
 
     def _whole(self, position: int) -> list[NDArray[Any]] | None:
-        """A block's numbers, where they are those that its marker was made from."""
+        """A block's numbers, where they are those that its marker was made from, all of them."""
         try:
             rows = [np.asarray(array[position]) for array in self._numbers]
-            mark = int(np.asarray(self._done[position]))
-        except (OSError, ValueError, RuntimeError):  # cut off by a crash of the machine
+        except DAMAGED:
             return None
-        return rows if mark and mark == _checksum(rows) else None
+        size, mark = self._layout.job.blocks[position].size, self._mark(position)
+        whole = mark and int(rows[0]) == size and mark == self._checksum(position, rows)
+        return rows if whole else None
+
+    def _checksum(self, position: int, rows: list[NDArray[Any]]) -> int:
+        """CRC-32 of settings, block and numbers, never 0, which means 'not done'."""
+        crc = zlib.crc32(f"{position} {self._seal}".encode())
+        for row in rows:
+            crc = zlib.crc32(np.ascontiguousarray(row).tobytes(), crc)
+        return crc or 1
 
     def save(self, block: int, result: BlockResult) -> None:
         """Writes the block's numbers, then its completion marker.
@@ -240,7 +304,7 @@ class StoredJob:
                 self._probe[...] = result.probe
             for array, row in zip(self._numbers, rows, strict=True):
                 array[position] = row
-            self._done[position] = np.uint32(_checksum(rows))
+            self._done[position] = np.uint32(self._checksum(position, rows))
         except OSError as error:
             raise StoreError(
                 f"block {block} of {self.name} could not be written to {self.place}: "
@@ -263,21 +327,6 @@ class StoredJob:
             return f"{len(self.done())} of its {len(self._position)} blocks are kept."
         except OSError:
             return "Blocks written before are kept."
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group.get(name)
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"{group.store_path} has no array '{name}'; remove it and run again.")
-    return array
-
-
-def _checksum(rows: list[NDArray[Any]]) -> int:
-    """CRC-32 of a block's numbers, never 0, which means 'not done'."""
-    crc = 0
-    for row in rows:
-        crc = zlib.crc32(np.ascontiguousarray(row).tobytes(), crc)
-    return crc or 1
 
 
 def _plain_strings(ds: xr.Dataset) -> xr.Dataset:

@@ -145,6 +145,21 @@ def test_a_study_that_cannot_be_pickled_is_refused_before_any_work(tmp_path: Pat
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("name", ["a/b", "a" * 300, "", ".hidden"])
+def test_a_study_whose_name_names_no_file_is_refused_before_any_work(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(sv.InvalidInputError, match="a study's name names files"):
+        run(replace(toy(), name=name), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_lock_that_cannot_be_taken_is_a_clear_refusal(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / ".lock").mkdir(parents=True)
+    with pytest.raises(StoreError, match="cannot be used as a store.*Name another folder"):
+        run(toy(), tmp_path)
+
+
 def test_what_is_no_executor_is_refused() -> None:
     with pytest.raises(sv.InvalidInputError, match="got an object of type int.*get_executor"):
         run(toy(), executor=4)  # type: ignore[arg-type]

@@ -124,9 +124,26 @@ def _with_a_lost_file(group: Path) -> None:
     (group / "block_count" / "c.1").unlink()
 
 
+def _with_a_cut_off_marker(group: Path) -> None:
+    (group / "done" / "c.1").write_bytes(b"")
+
+
+def _with_a_whole_other_block(group: Path) -> None:
+    for name, chunk in (("block_count", ""), ("block_mean", ".0.0"), ("block_comoment", ".0.0")):
+        shutil.copy(group / name / f"c.0{chunk}", group / name / f"c.1{chunk}")
+    shutil.copy(group / "done" / "c.0", group / "done" / "c.1")
+
+
 @pytest.mark.parametrize(
     "damage",
-    [_without_marker, _with_numbers_of_another_block, _with_a_cut_off_file, _with_a_lost_file],
+    [
+        _with_a_cut_off_marker,
+        _with_a_whole_other_block,
+        _without_marker,
+        _with_numbers_of_another_block,
+        _with_a_cut_off_file,
+        _with_a_lost_file,
+    ],
 )
 def test_a_half_written_block_is_computed_again(
     tmp_path: Path, damage: Callable[[Path], None]
@@ -141,6 +158,82 @@ def test_a_half_written_block_is_computed_again(
     assert calls.blocks == [1]
     xr.testing.assert_identical(again, whole)
     assert sorted(sink.load()) == [0, 1, 2]
+
+
+def test_a_block_of_another_seeds_store_does_not_count(tmp_path: Path) -> None:
+    job, _ = ensemble()
+    other, _ = ensemble(seed=2)
+    for folder, one in (("a", job), ("b", other)):
+        run_job(one, Store(tmp_path / folder).sink("chain", one))
+    for file in (tmp_path / "b" / "jobs" / "chain.zarr").glob("*/c.1*"):
+        shutil.copy(file, tmp_path / "a" / "jobs" / "chain.zarr" / file.parent.name / file.name)
+    assert sorted(Store(tmp_path / "a").sink("chain", job).load()) == [0, 2]
+
+
+def test_a_block_that_is_smaller_than_its_place_does_not_count(tmp_path: Path) -> None:
+    small, _ = ensemble(replicas=10)
+    late = Store(tmp_path).sink("chain", small)
+    larger = replace(ensemble(replicas=18)[0], blocks=Blocks(18, 4))
+    sink = Store(tmp_path).sink("chain", larger)
+    late.save(2, computed(small, 2))  # two replicas, written after the growth to four
+    assert sorted(sink.load()) == []
+    assert [sink.has(block) for block in range(5)] == [False] * 5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+@pytest.mark.parametrize("array", ["", "done", "block_mean", "probe"])
+def test_a_damaged_description_is_named(tmp_path: Path, array: str, text: str) -> None:
+    job, _ = ensemble()
+    run_job(job, Store(tmp_path).sink("chain", job))
+    (tmp_path / "jobs" / "chain.zarr" / array / "zarr.json").write_text(text)
+    with pytest.raises(StoreError, match=r"chain\.zarr.* cannot be read"):
+        Store(tmp_path).sink("chain", job)
+
+
+def test_a_damaged_probe_is_named(tmp_path: Path) -> None:
+    job, _ = ensemble()
+    run_job(job, Store(tmp_path).sink("chain", job))
+    (chunk,) = (tmp_path / "jobs" / "chain.zarr" / "probe").glob("c.*")
+    chunk.write_bytes(b"no")
+    with pytest.raises(StoreError, match="its probe is damaged"):
+        Store(tmp_path).sink("chain", job)
+
+
+def test_what_killed_runs_left_half_made_is_removed_by_the_next(tmp_path: Path) -> None:
+    job, _ = ensemble()
+    run_job(job, Store(tmp_path).sink("a/chain", job))
+    left = [tmp_path / ".results.zarr-0123456789ab", tmp_path / "jobs/a/.chain.zarr-0123456789ab"]
+    for folder in left:
+        folder.mkdir()
+    left.append(tmp_path / "jobs/a/chain.zarr/done" / f"c.{'0' * 32}.partial")
+    left[-1].write_text("")
+    own = tmp_path / ".mine-0123456789ab"
+    own.mkdir()
+    with Store(tmp_path).locked():
+        assert not any(place.exists() for place in left)
+    assert own.exists()
+    assert sorted(Store(tmp_path).sink("a/chain", job).load()) == [0, 1, 2]
+
+
+def test_results_are_read_whole_while_they_are_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_tree(results(0.0))
+    ended = threading.Event()
+
+    def write() -> None:
+        for value in range(1, 8):
+            store.write_tree(results(float(value)))
+        ended.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    values = []
+    while not ended.is_set() or not values:
+        read = Store(tmp_path).read_tree()
+        values.append(float(read["sgd/order"]["order"][0]))
+        xr.testing.assert_identical(read, results(values[-1]))
+    writer.join()
+    assert values == sorted(values)
 
 
 def test_the_marker_is_written_after_the_numbers(tmp_path: Path) -> None:
@@ -319,7 +412,7 @@ def test_a_folder_that_is_no_ensemble_is_refused(tmp_path: Path) -> None:
         Store(tmp_path).sink("chain", job)
 
 
-@pytest.mark.parametrize("name", ["", "../chain", "a//b", "/etc", ".hidden", "a b"])
+@pytest.mark.parametrize("name", ["", "../chain", "a//b", "/etc", ".hidden", "a b", "a" * 300])
 def test_a_name_that_leaves_the_store_is_refused(tmp_path: Path, name: str) -> None:
     job, _ = ensemble()
     with pytest.raises(StoreError, match="an ensemble's name"):
