@@ -15,20 +15,6 @@ from sdeverify.errors import InvalidInputError
 Array = NDArray[Any]
 
 
-def svag_cost(level: float, power: int) -> float:
-    """Mini-batch gradients in one step of the optimizer at a level: two an own step above level 1.
-
-    Args:
-        power: 1 for SGD and momentum, 2 for RMSprop and Adam.
-    """
-    if not number(level, "level") >= 1 or power not in (1, 2):
-        raise InvalidInputError(
-            f"SVAG has levels >= 1, with l^power own steps, power 1 or 2; got level {level}, "
-            f"power {power}."
-        )
-    return 1.0 if level == 1 else 2.0 * level**power
-
-
 @dataclass(frozen=True)
 class Allocation:
     """Replicas of each level, and what they give.
@@ -62,7 +48,7 @@ def best_allocation(
 
     Args:
         weights: of the levels, see `level_weights`.
-        costs: of one replica at each level, in any unit; see `svag_cost`.
+        costs: of one replica at each level, in any unit.
         standard_deviations: of one replica at each level.
         budget: the total cost that must not be exceeded, in the same unit; or
         standard_error: what the weighted mean must reach. Give one of the two.

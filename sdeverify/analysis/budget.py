@@ -91,8 +91,10 @@ def replicas_needed(ladder: xr.Dataset, target: float = 0.15, *, terms: int = 1)
     signal = stats.chi2.sf(data.zero, rungs) < SIGNAL_LEVEL
     size = np.where(amplitude == 0, np.nan, np.abs(amplitude))
     limit = limits(data, size, p, SMALL_LIMIT)
-    wanted = SMALL_LIMIT * size / STANDARD_ERRORS_OF_LIMIT
-    limit_factor = np.where(usable, ((limit.high - limit.limit) / HALF_WIDTH / wanted) ** 2, np.nan)
+    target_error = SMALL_LIMIT * size / STANDARD_ERRORS_OF_LIMIT
+    limit_factor = np.where(
+        usable, ((limit.high - limit.limit) / HALF_WIDTH / target_error) ** 2, np.nan
+    )
     both = np.fmax(factor, limit_factor)
     fields = {
         "factor": factor,

@@ -57,10 +57,10 @@ def level_weights(
         raise InvalidInputError(f"variances are positive, one a level; got {v.tolist()}.")
     s = r.min() / r
     conditions = s ** np.arange(q + 1)[:, None]
-    wanted = np.eye(q + 1)[0]
+    moments = np.eye(q + 1)[0]
     # Least sum of w^2 v under the conditions: w = sqrt(1/v) x with the least |x|.
     root = np.sqrt(1 / v)
-    x, *_ = np.linalg.lstsq(conditions * root, wanted, rcond=None)
+    x, *_ = np.linalg.lstsq(conditions * root, moments, rcond=None)
     return np.asarray(root * x)
 
 

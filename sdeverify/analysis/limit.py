@@ -58,14 +58,14 @@ def limits(data: Whitened, coarsest: Array, claimed: float, share: float) -> Lim
     design = np.stack([data.columns(np.full((n, 1), power))[:, 0] for power in powers], axis=-1)
     covariance = np.linalg.inv(np.einsum("nri,nrj->nij", design, design))
     limit = np.einsum("nj,nrj,nr->n", covariance[:, 0], design, data.error)
-    spread = np.sqrt(covariance[:, 0, 0])
+    standard_error = np.sqrt(covariance[:, 0, 0])
     return Limits(
         limit=limit,
-        low=limit - HALF_WIDTH * spread,
-        high=limit + HALF_WIDTH * spread,
+        low=limit - HALF_WIDTH * standard_error,
+        high=limit + HALF_WIDTH * standard_error,
         coarsest=coarsest,
-        small_p_value=stats.norm.sf((share * coarsest - np.abs(limit)) / spread),
-        zero_p_value=2 * stats.norm.sf(np.abs(limit) / spread),
+        small_p_value=stats.norm.sf((share * coarsest - np.abs(limit)) / standard_error),
+        zero_p_value=2 * stats.norm.sf(np.abs(limit) / standard_error),
     )
 
 

@@ -254,5 +254,5 @@ def local_slopes(step: Array, error: Array, covariance: Array) -> tuple[Array, A
         slope = np.log(np.abs(error[:, :-1] / error[:, 1:])) / width
         variance = np.einsum("nii->ni", covariance) / error**2
         cross = np.einsum("nii->ni", covariance[:, :-1, 1:]) / (error[:, :-1] * error[:, 1:])
-        spread = variance[:, :-1] + variance[:, 1:] - 2 * cross
-        return slope, np.sqrt(np.maximum(spread, 0.0)) / width
+        variance_of_difference = variance[:, :-1] + variance[:, 1:] - 2 * cross
+        return slope, np.sqrt(np.maximum(variance_of_difference, 0.0)) / width

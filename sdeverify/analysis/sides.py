@@ -147,12 +147,12 @@ def confirm(path: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
                 f"and {list(reference[name].values)}. Solve both at the same steps and observables."
             )
     error = path["extrapolated"] - reference["extrapolated"]
-    spread = (
+    standard_error = (
         path["extrapolated_standard_error"] ** 2 + reference["extrapolated_standard_error"] ** 2
     ) ** 0.5
-    ds = xr.Dataset({"error": error, "standard_error": spread})
-    random = spread.values > 0
-    z = abs(error.values[random]) / spread.values[random]
+    ds = xr.Dataset({"error": error, "standard_error": standard_error})
+    random = standard_error.values > 0
+    z = abs(error.values[random]) / standard_error.values[random]
     return ds.assign_attrs(
         kind="confirmation",
         largest_z=float(z.max()) if z.size else 0.0,

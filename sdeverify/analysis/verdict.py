@@ -117,8 +117,8 @@ def overall_verdict(
             verdict, telling = SUPPORTED, support < LEVEL
     counts = [int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)]
     names = judged[OBSERVABLE].values.astype(str)
-    told = set(names[alone != INCONCLUSIVE])
-    found = Verdict(
+    resolved = set(names[alone != INCONCLUSIVE])
+    overall = Verdict(
         verdict=verdict,
         text="",
         fits=len(alone),
@@ -129,9 +129,9 @@ def overall_verdict(
         support_p_value=float(np.min(support)),
         deciding=_narrowest(judged, telling),
         obstacle=obstacle,
-        unresolved=tuple(n for n in dict.fromkeys(names) if n not in told),
+        unresolved=tuple(n for n in dict.fromkeys(names) if n not in resolved),
     )
-    return replace(found, text=_sentence(judged, found))
+    return replace(overall, text=_sentence(judged, overall))
 
 
 def _narrowest(judged: xr.Dataset, telling: NDArray[Any]) -> int:
@@ -278,10 +278,10 @@ def _sentence(judged: xr.Dataset, v: Verdict) -> str:
         return f"Inconclusive about {claim}: {tally}, but {v.obstacle}.{open_}"
     one = judged.isel(fit=v.deciding)
     low, high = float(one["order_low"]), float(one["order_high"])
-    found = f"order {float(one['order']):.2f} (95% interval {low:.2f} to {high:.2f})"
+    order = f"order {float(one['order']):.2f} (95% interval {low:.2f} to {high:.2f})"
     if v.verdict == REFUTED:
         return (
-            f"Refuted: {claim} is claimed, {_place(one)} has {found}; {v.refuted} of {v.fits} fits "
+            f"Refuted: {claim} is claimed, {_place(one)} has {order}; {v.refuted} of {v.fits} fits "
             "refute."
         )
     against = (
@@ -290,7 +290,7 @@ def _sentence(judged: xr.Dataset, v: Verdict) -> str:
         else "none contradicts it"
     )
     return (
-        f"Supported: {claim} is claimed, {_place(one)} has {found}, and a limit of more than "
+        f"Supported: {claim} is claimed, {_place(one)} has {order}, and a limit of more than "
         f"{_percent(float(one['limit_share']))} of the coarsest error is excluded{_warmth(one)}; "
         f"{v.supported} of {v.fits} fits support it, {v.inconclusive} are open and "
         f"{against}.{open_}"

@@ -136,17 +136,17 @@ def _increments(rung: Rung, point: State, components: tuple[str, ...]) -> tuple[
 
 
 def _dataset(
-    found: dict[str, tuple[float, float, float]], step: float, time: float, tau: float
+    moments: dict[str, tuple[float, float, float]], step: float, time: float, tau: float
 ) -> xr.Dataset:
     dims = ("step", "observable")
-    ours, theirs, bound = np.asarray(list(found.values())).T[:, None, :]
+    ours, theirs, bound = np.asarray(list(moments.values())).T[:, None, :]
     columns = {"error": ours - theirs, "chain_mean": ours, "path_mean": theirs, "bound": bound}
     return xr.Dataset(
         {name: (dims, values) for name, values in columns.items()},
         coords={
             "step": [step],
             "time": ("step", [time]),
-            "observable": np.asarray(list(found), dtype=object),
+            "observable": np.asarray(list(moments), dtype=object),
         },
         attrs={"time_per_step": tau},
     )

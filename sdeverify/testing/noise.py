@@ -144,8 +144,8 @@ def _check_law(oracle: GradientOracle, theta: Tensor, draw: Any, name: str) -> N
     want = torch.cat([torch.zeros(d).to(g), covariance.flatten()])
     limit = float(stats.norm.isf(FALSE_ALARM / (4 * len(want))))
     error = values.mean(0) - want
-    spread = values.std(0) / DRAWS**0.5 + 1e-12
-    z = (error / spread).abs()
+    standard_error = values.std(0) / DRAWS**0.5 + 1e-12
+    z = (error / standard_error).abs()
     worst = int(z.argmax())
     what = "mean" if worst < d else "covariance"
     require(

@@ -49,8 +49,8 @@ def check_optimizer(
 def _check_step(optimizer: Optimizer, oracle: GradientOracle, state: State, name: str) -> None:
     k = optimizer.own_step(state.step)
     y = optimizer.from_sde(state.expand(3), oracle)
-    spread = torch.tensor([[1.0], [1.1], [0.9]]).to(y["theta"])
-    y = {part: value * spread for part, value in y.items()}
+    factors = torch.tensor([[1.0], [1.1], [0.9]]).to(y["theta"])
+    y = {part: value * factors for part, value in y.items()}
     gradient = oracle.mean(y["theta"])
     before = gradient.clone()
     after = optimizer.step(k, y, gradient)
@@ -100,11 +100,11 @@ def _check_level(
         f"{amplification:g} times.",
     )
     finer, amplified = svag(optimizer, oracle, LEVEL)
-    wanted = optimizer.refinement * LEVEL**optimizer.refinement_power
+    refinement = optimizer.refinement * LEVEL**optimizer.refinement_power
     require(
-        abs(finer.refinement - wanted) < 1e-9 * wanted,
+        abs(finer.refinement - refinement) < 1e-9 * refinement,
         f"level {LEVEL:g} of {name} has refinement {finer.refinement:g}; with refinement_power "
-        f"{optimizer.refinement_power} it is {wanted:g}.",
+        f"{optimizer.refinement_power} it is {refinement:g}.",
     )
     times = [o.time_per_step * o.refinement for o in (optimizer, finer)]
     require(

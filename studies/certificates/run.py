@@ -29,7 +29,8 @@ Both sides of each comparison are computed on grids, from the optimizer's own st
 drift and diffusion as coded, with a bound on the numerical error; nothing is sampled. *Resolved* is
 how many weak errors are at least 100 times their bound; *bound* the largest one, *smallest* the
 smallest weak error, both over all observables, times and rungs. Orders are in the SDE's time of one
-optimizer step. Made by `python studies/certificates/run.py`, on one thread; the
+optimizer step. Made by `python studies/certificates/run.py`, on one thread of a machine with other
+work, so that the seconds are no measurement; the
 [report](../studies/certificates/report/report.md) has every error.
 
 | certificate | ladder | claimed | order [95%] | verdict | resolved | bound | smallest | seconds |
@@ -57,7 +58,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
     from study import STUDY
 
-    tree = sv.certify(STUDY, progress=lambda side, _: print(side, flush=True))
+    tree = sv.certify(STUDY, progress=True)
     rows = [row(name, child) for name, child in tree.children.items()]
     PAGE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
     made = sv.write_report(tree, Path("results") / "certificates-exact").parent

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import xarray as xr
 from routes import Finding, Routes, judged, refusal, unchanged
-from sizes import sized_faults, sizes_page
+from sizes import SAMPLED_SIZES, SIZES, sized_faults, sizes_page
 
 import sdeverify as sv
 from sdeverify.errors import SdeverifyError
@@ -71,10 +71,11 @@ def main() -> None:
     torch.set_num_threads(1)
     correct = [unchanged(study) for study in correct_studies().values()]
     faults = catalogue()
-    sized = [fault for of_kind in sized_faults().values() for fault in of_kind.values()]
     routes = Routes()
     for route in arguments.routes:
         place = SAMPLED if route == "sampled" else FINDINGS
+        sizes = SAMPLED_SIZES if route == "sampled" else SIZES
+        sized = [fault[size] for fault in sized_faults().values() for size in sizes]
         for fault in [*correct, *faults, *sized]:
             chosen = not arguments.only or fault.name.startswith(tuple(arguments.only))
             if not chosen or (route in kept(place).get(fault.name, {}) and not arguments.again):

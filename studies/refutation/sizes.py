@@ -12,6 +12,7 @@ from sdeverify.testing.faults.fault import noise_times, times
 
 SIZES = (0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.2)
 """Factors of the noise or of a constant of the drift."""
+SAMPLED_SIZES = (0.8, 0.9, 1.1, 1.2)
 NOISE = ("sgd", "momentum", "rmsprop", "adam")
 DRIFT = {"sgd-decay": "weight_decay", "momentum": "friction", "rmsprop": "c2"}
 SIGNS = {REFUTED: "refuted", REFUSED: "refused", SUPPORTED: "supported"}
@@ -21,9 +22,12 @@ INTRODUCTION = """
 One constant of a correct SDE times a factor, of the noise or of the drift. The noise times 1.05 is
 an error of the temperature of 10%. *Sees from*: the smallest change from which on the route refutes
 every larger one of the table, below and above; "-" where it misses the largest. The correct SDEs
-stand under the factor 1. A fault that sampling supports moves the observables by less than the
-error bars: its verdict says what limit is excluded, beside the coarsest error and as an error of
-the temperature.
+stand under the factor 1, and "-" was not computed.
+
+Sampling supports wrong SDEs of momentum in this table: what the noise does to these observables is
+small beside the weak error itself, so that a tenth of the coarsest error, the limit which support
+excludes, is a large error of the temperature. The verdict's sentence says how large; for the noise
+itself the other two routes are the ones to trust.
 """
 
 
@@ -31,7 +35,7 @@ def sized_faults() -> dict[str, dict[float, Fault]]:
     """What is multiplied -> factor -> the fault."""
     correct = correct_studies()
     kinds = {f"{correct[n].title}: the noise": (n, "noise") for n in NOISE}
-    kinds |= {f"{correct[n].title}: {c}": (n, c) for n, c in DRIFT.items()}
+    kinds |= {f"{correct[n].title}: {c.replace('_', ' ')}": (n, c) for n, c in DRIFT.items()}
     return {
         kind: {size: _sized(name, constant, size) for size in SIZES}
         for kind, (name, constant) in kinds.items()
@@ -69,7 +73,9 @@ def _smallest(verdicts: dict[float, str | None]) -> str:
     changes = sorted({round(abs(size - 1), 6) for size in SIZES}, reverse=True)
     smallest = None
     for change in changes:
-        both = [v for size, v in verdicts.items() if round(abs(size - 1), 6) == change]
+        both = [v for size, v in verdicts.items() if v and round(abs(size - 1), 6) == change]
+        if not both:
+            continue
         if not all(v in (REFUTED, REFUSED) for v in both):
             break
         smallest = change

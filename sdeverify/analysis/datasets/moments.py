@@ -77,18 +77,6 @@ def cross_block_moments(values: Any) -> Moments:
     return Moments(len(x), mean, np.einsum("ra...,rb...->ab...", deviation, deviation))
 
 
-def merge_moments(parts: Sequence[Moments]) -> Moments:
-    """The moments of all replicas of `parts` together, summed in the order given."""
-    if not parts:
-        raise InvalidInputError("merge_moments needs at least one block; got none")
-    count, mean, comoment = pool_blocks(
-        [p.count for p in parts],
-        np.stack([p.mean for p in parts]),
-        np.stack([p.comoment for p in parts]),
-    )
-    return Moments(count, mean, comoment)
-
-
 def _mean(x: Array) -> Array:
     """The mean, exact where all replicas are equal."""
     return np.asarray(x[0] + np.mean(x - x[0], axis=0))

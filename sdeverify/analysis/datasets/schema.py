@@ -33,7 +33,6 @@ from sdeverify.analysis.datasets.axes import (
     SUBSTEPS,
     SUBSTEPS_BIS,
     blocked,
-    sorted_blocks,
     with_axes,
     with_replicas,
 )
@@ -144,44 +143,6 @@ def exact_dataset(
     ds = with_axes(ds, step, time, observables)
     ds = ds.assign_attrs({**plain_attrs(attrs), "kind": "exact"})
     return ds.assign_attrs(fingerprint=fingerprint(ds))
-
-
-def merge_blocks(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
-    """One ensemble from datasets that hold different blocks of it.
-
-    Blocks are sorted by number before anything is summed, so the result does not depend, to the
-    last bit, on how the work was cut or in which order it came back. Attributes are the first's.
-
-    Raises:
-        InvalidInputError: a block comes twice, or the datasets' axes differ.
-    """
-    if not datasets:
-        raise InvalidInputError("merge_blocks needs at least one dataset; got none")
-    derived = ["mean", "standard_error", "extrapolated", "extrapolated_standard_error", "replicas"]
-    parts = [ds.drop_vars(derived, errors="ignore") for ds in datasets]
-    try:
-        merged = xr.concat(
-            parts,
-            dim=BLOCK,
-            data_vars="minimal",
-            coords="minimal",
-            compat="equals",
-            join="exact",
-            combine_attrs="override",
-        )
-    except ValueError as error:
-        raise InvalidInputError(
-            f"these datasets are not blocks of one ensemble (their axes differ): {error}"
-        ) from error
-    merged = sorted_blocks(merged)
-    if all("replicas" in ds for ds in datasets):
-        owner = np.concatenate(
-            [np.repeat(ds[BLOCK], ds.block_count.astype(int)) for ds in datasets]
-        )
-        values = xr.concat([ds["replicas"] for ds in datasets], dim=REPLICA)
-        merged["replicas"] = values.isel({REPLICA: np.argsort(owner, kind="stable")})
-    merged = merged.assign_attrs(replicas=int(merged.block_count.sum()))
-    return finish_path(merged) if SUBSTEPS in merged.dims else finish_chain(merged)
 
 
 def finish_chain(ds: xr.Dataset) -> xr.Dataset:

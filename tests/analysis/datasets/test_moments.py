@@ -5,25 +5,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdeverify.analysis.datasets.moments import block_moments, cross_block_moments, merge_moments
+from sdeverify.analysis.datasets.moments import (
+    Moments,
+    block_moments,
+    cross_block_moments,
+    pool_blocks,
+)
 from sdeverify.errors import InvalidInputError
 
 
-def test_merged_blocks_have_the_moments_of_all_replicas_together():
+def pooled(parts):
+    return Moments(*pool_blocks(*zip(*((p.count, p.mean, p.comoment) for p in parts), strict=True)))
+
+
+def test_pooled_blocks_have_the_moments_of_all_replicas_together():
     x = np.random.default_rng(1).normal(1e6, 1.0, (97, 3, 2))
-    merged = merge_moments([block_moments(part) for part in (x[:10], x[10:11], x[11:])])
-    assert merged.count == 97
-    np.testing.assert_allclose(merged.mean, x.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(merged.covariance, x.var(axis=0, ddof=1), rtol=1e-8)
-    np.testing.assert_allclose(merged.covariance_of_the_mean, x.var(axis=0, ddof=1) / 97, rtol=1e-8)
+    whole = pooled([block_moments(part) for part in (x[:10], x[10:11], x[11:])])
+    assert whole.count == 97
+    np.testing.assert_allclose(whole.mean, x.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(whole.covariance, x.var(axis=0, ddof=1), rtol=1e-8)
+    np.testing.assert_allclose(whole.covariance_of_the_mean, x.var(axis=0, ddof=1) / 97, rtol=1e-8)
 
 
 def test_cross_moments_are_the_covariances_between_the_discretisations():
     x = np.random.default_rng(2).normal(size=(50, 2, 4, 3)).cumsum(axis=1)
-    merged = merge_moments([cross_block_moments(part) for part in (x[:20], x[20:])])
+    whole = pooled([cross_block_moments(part) for part in (x[:20], x[20:])])
     for k, o in np.ndindex(4, 3):
         np.testing.assert_allclose(
-            merged.covariance[:, :, k, o], np.cov(x[:, :, k, o].T), rtol=1e-12
+            whole.covariance[:, :, k, o], np.cov(x[:, :, k, o].T), rtol=1e-12
         )
 
 
@@ -43,8 +52,6 @@ def test_a_block_without_replicas_is_refused(values):
         block_moments(values)
 
 
-def test_cross_moments_without_a_second_axis_and_no_blocks_are_refused():
+def test_cross_moments_without_a_second_axis_are_refused():
     with pytest.raises(InvalidInputError, match="replica, a"):
         cross_block_moments(np.zeros(3))
-    with pytest.raises(InvalidInputError, match="at least one block"):
-        merge_moments([])

@@ -16,7 +16,6 @@ from sdeverify.analysis.datasets.schema import (
     check_chain,
     check_path,
     exact_dataset,
-    merge_blocks,
     path_dataset,
 )
 from sdeverify.errors import InvalidInputError
@@ -95,22 +94,6 @@ def test_one_substeps_value_is_not_extrapolated_and_says_so(path_replicas):
     assert ds.attrs["integrator_bias_measured"] == 0
 
 
-def test_merging_does_not_depend_on_how_blocks_were_cut_or_ordered(replicas):
-    whole = make_chain(replicas[:40], numbers=(0, 1, 2, 3), replicas=replicas[:40])
-    pieces = [whole.isel(block=[i], replica=slice(10 * i, 10 * i + 10)) for i in range(4)]
-    pairs = [merge_blocks([pieces[3], pieces[1]]), merge_blocks([pieces[2], pieces[0]])]
-    for merged in (merge_blocks([pieces[i] for i in (2, 0, 3, 1)]), merge_blocks(pairs)):
-        xr.testing.assert_identical(merged.assign_attrs(replicas=0), whole.assign_attrs(replicas=0))
-        assert merged.attrs["replicas"] == 40
-
-
-def test_merging_paths_keeps_the_extrapolation(path_replicas):
-    whole = make_path(path_replicas[:, :2], [2, 4], numbers=(0, 1))
-    merged = merge_blocks([whole.isel(block=[1]), whole.isel(block=[0])])
-    xr.testing.assert_equal(merged, whole)
-    assert merged.attrs["fingerprint"] == whole.attrs["fingerprint"]
-
-
 def test_unsorted_blocks_bring_their_replicas_along(replicas):
     x = replicas[:40]
     one = make_chain(x, numbers=(0, 1), replicas=x)
@@ -121,17 +104,6 @@ def test_unsorted_blocks_bring_their_replicas_along(replicas):
 def test_a_fingerprint_tells_different_results_apart(replicas):
     marks = {make_chain(r).attrs["fingerprint"] for r in (replicas, replicas + 1e-12, replicas)}
     assert len(marks) == 2
-
-
-def test_merging_refuses_a_block_twice_and_other_axes(replicas):
-    ds = make_chain(replicas)
-    with pytest.raises(InvalidInputError, match="block 0 comes more than once"):
-        merge_blocks([ds, ds])
-    other = make_chain(replicas, numbers=(2, 3), step=[1.0, 2.0, 5.0])
-    with pytest.raises(InvalidInputError, match="axes differ"):
-        merge_blocks([ds, other])
-    with pytest.raises(InvalidInputError, match="at least one"):
-        merge_blocks([])
 
 
 @pytest.mark.parametrize(
@@ -184,3 +156,8 @@ def test_an_exact_dataset_passes_for_both_sides():
     check_chain(ds)
     check_path(ds)
     assert float(ds.standard_error.max()) == 0.0
+
+
+def test_a_block_that_comes_twice_is_refused(replicas):
+    with pytest.raises(InvalidInputError, match="block 1 comes more than once"):
+        make_chain(replicas, numbers=(1, 1))
