@@ -74,9 +74,9 @@ def weak_error(chain: xr.Dataset, path: xr.Dataset, *, confidence: float = 0.95)
     path = _aligned(chain, path)
     ours, theirs = side_of(chain), side_of(path)
     random, covariance = difference(ours, theirs)
-    bias, bias_error, residual = _integrator(path)
+    bias, bias_error, residual = integrator(path)
     if chain.attrs["kind"] == EXTRAPOLATION:
-        residual = np.copysign(np.abs(residual) + np.abs(_integrator(chain)[2]), residual)
+        residual = np.copysign(np.abs(residual) + np.abs(integrator(chain)[2]), residual)
     fields = {
         "error": ours.mean - theirs.mean,
         "standard_error": np.sqrt(np.maximum(ours.variance + theirs.variance - 2 * covariance, 0)),
@@ -126,7 +126,7 @@ def _brief(values: Array) -> str:
     return f"[{shown}{', ...' if len(values) > 4 else ''}] ({len(values)})"
 
 
-def _integrator(path: xr.Dataset) -> tuple[Array, Array, Array]:
+def integrator(path: xr.Dataset) -> tuple[Array, Array, Array]:
     """The bias of the finest dt, its standard error, and what extrapolation may have left."""
     shape = (path.sizes[STEP], path.sizes[OBSERVABLE])
     if path.attrs["kind"] == "exact":

@@ -78,12 +78,12 @@ def chain_job(
         observables=observables,
         blocks=Blocks(run.replicas, run.block_size),
         attrs={
-            **_provenance(oracle, point, run.seed, run.replicas, run.block_size),
+            **provenance(oracle, point, run.seed, run.replicas, run.block_size),
             "name": optimizer.name,
             "time_per_step": optimizer.time_per_step,
             "time_per_level1_step": optimizer.time_per_step * optimizer.refinement,
             "refinement": float(optimizer.refinement),
-            "hyperparameters": _as_text(optimizer.hyperparameters),
+            "hyperparameters": as_text(optimizer.hyperparameters),
         },
         footprint=chain_footprint(oracle, len(own)),
         work=work,
@@ -146,7 +146,7 @@ def path_job(
         blocks=Blocks(size, run.block_size),
         substeps=fine,
         attrs={
-            **_provenance(sde.oracle, point, run.seed, size, run.block_size),
+            **provenance(sde.oracle, point, run.seed, size, run.block_size),
             "name": sde.description.name,
             "model": sde.model,
             "time_per_step": sde.time_per_level1_step,
@@ -155,7 +155,7 @@ def path_job(
             "subsample": drawn,
             "one_gradient": int(one_gradient),
             "normals": str(NORMALS).removeprefix("torch."),
-            "hyperparameters": _as_text(sde.constants),
+            "hyperparameters": as_text(sde.constants),
             **({} if method is None else {"method": f"torchsde, {method}"}),
         },
         footprint=path_footprint(sde, fine, subsample),
@@ -267,15 +267,17 @@ def start_point(start: State | Tensor, problem: Problem) -> State:
     return State(point.step, **moved)
 
 
-def _as_text(values: Any) -> str:
+def as_text(values: Any) -> str:
+    """Numbers by name as JSON, in full precision."""
     return json.dumps(
         {k: v if isinstance(v, bool) else constant_text(v) for k, v in values.items()}
     )
 
 
-def _provenance(
+def provenance(
     oracle: GradientOracle, start: State, seed: int, replicas: int, block_size: int
 ) -> dict[str, Any]:
+    """What an ensemble says of its problem, its start and how it was drawn."""
     problem = oracle.problem
     identity = identity_of(problem, start)
     loss = json.loads(identity)["loss"][0]

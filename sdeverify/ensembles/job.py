@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdeverify.analysis.datasets.axes import CHANNEL, SUBSTEPS
 from sdeverify.analysis.datasets.moments import BlockResult, block_moments, cross_block_moments
-from sdeverify.analysis.datasets.schema import chain_dataset, path_dataset
+from sdeverify.analysis.datasets.schema import chain_dataset, channel_dataset, path_dataset
 from sdeverify.base.arguments import memory_budget
 from sdeverify.base.rng import Block
 from sdeverify.base.shapes import Tensor
@@ -23,8 +24,9 @@ from sdeverify.errors import SdeverifyError
 from sdeverify.problems.gradients.chunks import memory_limit
 from sdeverify.problems.problem import Problem
 
-Side = Literal["chain", "path", "flow", "full"]
-"""The optimizer, its SDE, the SDE without noise, and the SDE with all samples, to confirm it."""
+Side = Literal["chain", "path", "flow", "full", "coupled", "forks"]
+"""The optimizer, its SDE, the SDE without noise, and the SDE with all samples, to confirm it; both
+sides on common paths, and what noise that is not normal changes."""
 
 PROBED = 2
 """Replicas by which it is seen whether code still computes what it did."""
@@ -80,6 +82,8 @@ class Job:
         trajectory: the values of a block, or of a part, step after step.
         footprint: what a replica holds in memory; None where a block is never cut.
         memory: the budget in bytes, beyond what is held before; None for a default.
+        channels: what a replica holds side by side, where that is not one path at several step
+            sizes; comoments are crossed over it.
         may_diverge: moments that are not finite are a finding and not refused.
         work: of a replica; None where no time is forecast.
     """
@@ -91,6 +95,7 @@ class Job:
     observables: Sequence[Observable]
     blocks: Sequence[Block]
     substeps: tuple[int, ...] = ()
+    channels: tuple[str, ...] = ()
     attrs: dict[str, Any] = field(default_factory=dict)
     footprint: Footprint | None = None
     memory: int | None = None
@@ -99,8 +104,13 @@ class Job:
 
     @property
     def crossed(self) -> bool:
-        """Whether several step sizes share one Brownian path."""
+        """Whether several step sizes, or channels, share one Brownian path."""
         return self.side != "chain"
+
+    @property
+    def crossing(self) -> tuple[str, Sequence[int] | Sequence[str]]:
+        """The axis over which comoments are crossed, and its values."""
+        return (CHANNEL, self.channels) if self.channels else (SUBSTEPS, self.substeps)
 
     @property
     def replicas(self) -> int:
@@ -191,6 +201,8 @@ class Job:
             "attrs": self.attrs,
             "replicas": np.concatenate(kept) if len(kept) == len(ordered) else None,
         }
+        if self.channels:
+            return channel_dataset(**common, channels=self.channels)
         if self.crossed:
             return path_dataset(**common, substeps=self.substeps)
         return chain_dataset(**common)

@@ -20,6 +20,7 @@ from sdeverify.report.tables import (
     errors_table,
     maximum_table,
     order_table,
+    parts_table,
     present,
     slopes_table,
     value_of,
@@ -101,7 +102,7 @@ def _computed_table(c: Comparison) -> Table:
 
 def comparison_tables(c: Comparison) -> dict[str, list[Table]]:
     """All tables of a comparison, by the part of the section they belong to."""
-    more = [slopes_table(c), maximum_table(c), confirmation_table(c)]
+    more = [parts_table(c), slopes_table(c), maximum_table(c), confirmation_table(c)]
     if c.flow_errors is not None:
         more.append(errors_table(c, c.flow_errors, "Errors against gradient flow"))
     if c.flow_order is not None:

@@ -136,11 +136,46 @@ def replicas_hint(c: Comparison, observables: Sequence[str]) -> str:
         return ""
     times = plain(max(factor[easiest], 1.1), 2)
     about = "About" if resolved[easiest] else "No error is resolved yet: at least"
-    held = float(c.errors.attrs["replicas"])
+    sizes = ", ".join(
+        f"{_rounded(factor[easiest] * held)} {what}".rstrip() for what, held in _sizes(c)
+    )
+    whose = "paths and forks" if coupled(c) else "replicas on both sides"
     return (
-        f"{about} {times} times the replicas on both sides, {_rounded(factor[easiest] * held)}, "
+        f"{about} {times} times the {whose}, {sizes}, "
         f"would resolve {_place(one)}; --set with more replicas keeps those that are stored."
     )
+
+
+def coupled(c: Comparison) -> bool:
+    """Whether the errors come from paths and forks that share their noise."""
+    return "estimator" in c.errors.attrs
+
+
+def _sizes(c: Comparison) -> list[tuple[str, float]]:
+    """How many replicas there are, of what."""
+    if not coupled(c):
+        return [("", float(c.errors.attrs["replicas"]))]
+    held = [(name, float(c.errors.attrs[name])) for name in ("paths", "trunks", "chains")]
+    return [(name, count) for name, count in held if count]
+
+
+def estimator_sentence(c: Comparison) -> str:
+    """How the errors were measured."""
+    if c.computed:
+        return "Both sides on grids, without sampling."
+    if not coupled(c):
+        return "Independent ensembles of the optimizer and the SDE."
+    paths, trunks, chains = (int(c.errors.attrs[n]) for n in ("paths", "trunks", "chains"))
+    text = (
+        f"Coupling: {paths:,} Brownian paths, each shared by the SDE and all rungs with normal "
+        f"noise (D), and {trunks:,} trunks of forks a rung for what noise that is not normal adds "
+        "(A)"
+    )
+    form = c.errors["form"]
+    apart = [str(name) for name in form["observable"].values[form.values != "coupled"]]
+    if apart:
+        text += f"; {chains:,} independent runs a rung for {', '.join(apart)}"
+    return f"{text}."
 
 
 def _rounded(count: float) -> str:

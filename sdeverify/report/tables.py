@@ -135,6 +135,28 @@ def errors_table(c: Comparison, ds: xr.Dataset, caption: str) -> Table:
     )
 
 
+def parts_table(c: Comparison) -> Table | None:
+    """What discretisation and what noise that is not normal have in the errors, by rung."""
+    if "non_gaussianity" not in c.errors:
+        return None
+    last = c.errors.sel(step=c.last_step, method="nearest")
+    rows = []
+    for name in c.observables:
+        one = last.sel(observable=name)
+        for part, label in (("discretisation", "D"), ("non_gaussianity", "A")):
+            values = (one[part].values, one[f"{part}_standard_error"].values)
+            pairs = zip(*values, strict=True)
+            cells = (error_cell(float(e), float(s)) for e, s in pairs)
+            rows.append((Cell(name), Cell(label), *cells))
+    return Table(
+        "Parts of the errors",
+        ("Observable", "Part", *rung_labels(c.errors)),
+        tuple(rows),
+        "D: the optimizer fed with normal noise minus the SDE. A: what the optimizer's own noise "
+        "adds to it. Their sum is the error.",
+    )
+
+
 def slopes_table(c: Comparison) -> Table | None:
     """Slopes between neighbouring rungs, which show a range that is not yet asymptotic."""
     if "local_slope" not in c.order:

@@ -14,6 +14,7 @@ from sdeverify.report.results import Comparison, Results
 from sdeverify.report.sentences import (
     Headline,
     bias_sentence,
+    estimator_sentence,
     headline,
     ladder_sentence,
     limit_sentence,
@@ -65,6 +66,7 @@ def comparison_view(c: Comparison) -> ComparisonView:
         "Clock": str(d["clock"]),
         "Noise": str(d.get("noise", "")),
         "Start": c.start_note,
+        "Estimator": estimator_sentence(c),
         "Source": str(d["source"]),
     }
     return ComparisonView(

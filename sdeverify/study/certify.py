@@ -25,7 +25,7 @@ from sdeverify.optimizers.ladders import Rung
 from sdeverify.optimizers.optimizer import Optimizer
 from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study.campaign import Campaign, as_campaign, rooted, weak_error_studies
-from sdeverify.study.study import Study, along_ladder, claimed_order
+from sdeverify.study.study import Study
 
 
 def certify(
@@ -105,7 +105,7 @@ def certify_study(
         done(f"chain_{i}", exact_chain(study, rung, axes))
     resolve(study, axes, groups)
     for kind, errors in (("flow", "flow_errors"), ("path", "errors")):
-        groups[errors] = along_ladder(study, differences(groups, kind, belongs))
+        groups[errors] = study.along_ladder(differences(groups, kind, belongs))
     groups["flow_order"] = estimate_order(groups["flow_errors"])
     groups["order"] = estimate_order(groups["errors"], flow=groups["flow_order"])
     tree = xr.DataTree.from_dict(groups)
@@ -159,7 +159,7 @@ def certified_order(
         sides[f"path_{i}"] = exact_path(study, sde, axes)
         sides[f"flow_{i}"] = exact_path(study, GradientFlow.without_noise(sde), axes)
     resolve(study, axes, sides)
-    errors, flow = (along_ladder(study, differences(sides, k, belongs)) for k in ("path", "flow"))
+    errors, flow = (study.along_ladder(differences(sides, k, belongs)) for k in ("path", "flow"))
     return estimate_order(errors, flow=estimate_order(flow))
 
 
@@ -192,7 +192,7 @@ def one_step_order(study: Study) -> xr.Dataset:
     def flow(optimizer: Optimizer, oracle: GradientOracle) -> GradientSDE:
         return GradientFlow.without_noise(sde(optimizer, oracle))
 
-    fine, claimed = study.ladder.fine(study.optimizer), claimed_order(study)
+    fine, claimed = study.ladder.fine(study.optimizer), study.claimed_order
     errors, control = (
         consistency(
             study.optimizer, study.oracle, each, study.start, ladder=fine, claimed_order=claimed
@@ -223,7 +223,7 @@ def default_domain(study: Study) -> Domain:
 def _attrs(study: Study, sde: GradientSDE) -> dict[str, Any]:
     return {
         "title": study.title,
-        "claimed_order": claimed_order(study),
+        "claimed_order": study.claimed_order,
         **study.ladder.attributes,
         "description": json.dumps(asdict(sde.description)),
         "start_note": study.start_note,

@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from sdeverify.analysis.datasets.axes import BLOCK, OBSERVABLE, STEP, SUBSTEPS, SUBSTEPS_BIS
+from sdeverify.analysis.datasets.axes import BLOCK, OBSERVABLE, STEP
 from sdeverify.analysis.datasets.identity import DOUBLE, IDENTITY, SINGLE, explained, moved
 from sdeverify.ensembles.job import PROBED
 from sdeverify.errors import StoreError
@@ -72,7 +72,7 @@ class JobLayout:
         sizes = {dim: len(values) for name, (dim, values) in coordinates.items() if name == dim}
         sizes["member"] = max(block.size for block in job.blocks)
         sizes["probe_replica"] = min(PROBED, job.blocks[0].size)
-        a, b = ((SUBSTEPS,), (SUBSTEPS, SUBSTEPS_BIS)) if job.crossed else ((), ())
+        a, b = (_crossing(job)[:1], _crossing(job)) if job.crossed else ((), ())
         dims: dict[str, tuple[str, ...]] = {
             "block_count": (BLOCK,),
             "block_mean": (BLOCK, *a, STEP, OBSERVABLE),
@@ -267,9 +267,17 @@ def _coordinates(job: Job) -> dict[str, tuple[str, NDArray[Any]]]:
         "time": (STEP, step * float(job.attrs["time_per_level1_step"])),
         OBSERVABLE: (OBSERVABLE, np.asarray(names, np.dtypes.StringDType())),
     }
-    for dim in (SUBSTEPS, SUBSTEPS_BIS) if job.crossed else ():
-        coordinates[dim] = (dim, np.asarray(job.substeps, np.int64))
+    values = job.crossing[1]
+    kind = np.dtypes.StringDType() if job.channels else np.int64
+    for dim in _crossing(job) if job.crossed else ():
+        coordinates[dim] = (dim, np.asarray(values, kind))
     return coordinates
+
+
+def _crossing(job: Job) -> tuple[str, str]:
+    """The two axes of crossed comoments."""
+    axis = job.crossing[0]
+    return axis, f"{axis}_bis"
 
 
 def _settings(job: Job, keep_replicas: bool) -> dict[str, Any]:
@@ -281,6 +289,7 @@ def _settings(job: Job, keep_replicas: bool) -> dict[str, Any]:
         "substeps": [int(substeps) for substeps in job.substeps],
         "block_sizes": _runs([block.size for block in job.blocks]),
         "keep_replicas": keep_replicas,
+        **({"channels": list(job.channels)} if job.channels else {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain

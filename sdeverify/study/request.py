@@ -130,7 +130,8 @@ class Request:
         from sdeverify.study.campaign import campaign_jobs
 
         where = f"{self.file}, preparing the runs"
-        jobs: dict[str, Job] = explained(where, campaign_jobs, self.studies)
+        studies = [s.solving() for s in self.studies] if self.sde_only else self.studies
+        jobs: dict[str, Job] = explained(where, campaign_jobs, studies)
         if self.sde_only:
             jobs = {name: job for name, job in jobs.items() if job.side in ("path", "flow")}
         return {name: job.within(self.memory_of_one) for name, job in jobs.items()}

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import xarray as xr
 
-from sdeverify.analysis import estimate_order, weak_error
-from sdeverify.analysis.sides import confirm
+from sdeverify.analysis import estimate_order
 from sdeverify.base.arguments import whole, wholes
 from sdeverify.base.state import State
-from sdeverify.ensembles.build import chain_job, path_job
+from sdeverify.ensembles.coupling.coupled import Coupled
 from sdeverify.ensembles.job import Job
 from sdeverify.ensembles.observables import Observable
-from sdeverify.ensembles.options import Run
+from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
 from sdeverify.noise.statistics import noise_statistics
 from sdeverify.optimizers.derive import Derivation, derive
 from sdeverify.optimizers.ladders import Ladder, Rung
 from sdeverify.optimizers.optimizer import Optimizer
-from sdeverify.sdes import GradientFlow, GradientSDE
+from sdeverify.sdes import GradientSDE
 from sdeverify.sdes.sde import same_sde
+from sdeverify.study.estimators import estimator_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Study:
         observables: the test functions.
         ladder: `SvagLevels`, `LearningRates`, `BallisticRates`, or one of your own.
         sde: another SDE than the optimizer's own, as in `derive`; `sde_options` go there too.
+        estimator: how errors are measured: `Coupled(...)` by paths and forks that share their
+            noise, as `coupled_ladder` does; None by independent ensembles of the following sizes.
         replicas: discrete replicas at each rung.
         path_replicas: replicas of the SDE; None for as many.
         substeps: Euler-Maruyama steps in one level-1 step, on one Brownian path.
@@ -74,6 +76,7 @@ class Study:
     ladder: Ladder
     sde: type[GradientSDE] | Derivation | None = None
     sde_options: Mapping[str, Any] = field(default_factory=dict)
+    estimator: Coupled | None = None
     replicas: int = 1024
     path_replicas: int | None = None
     substeps: int | Sequence[int] = (2, 4)
@@ -87,6 +90,17 @@ class Study:
             whole(getattr(self, name), name)
         whole(self.path_replicas or 0, "path_replicas")
         wholes(self.substeps, "substeps")
+        if not isinstance(self.estimator, Coupled | None):
+            raise InvalidInputError(
+                f"estimator is sv.Coupled(paths=..., ...) or None; got a "
+                f"{type(self.estimator).__name__}."
+            )
+        if self.estimator is not None and (self.subsample or self.confirm_replicas):
+            raise InvalidInputError(
+                "coupled paths take all samples at each step; got "
+                f"subsample={self.subsample}, confirm_replicas={self.confirm_replicas} beside an "
+                "estimator. Leave these out."
+            )
 
     def rungs(self) -> list[Rung]:
         """The discrete runs, coarsest first."""
@@ -105,78 +119,40 @@ class Study:
             belongs.append(same[0] if same else len(kinds) - 1)
         return kinds, belongs
 
+    @property
+    def claimed_order(self) -> float:
+        """What the SDE claims on the study's ladder."""
+        sdes, _ = self.sdes()
+        return self.ladder.claimed_order(sdes[0].claimed_order)
+
+    def along_ladder(self, each: Sequence[xr.Dataset]) -> xr.Dataset:
+        """The weak errors of the rungs side by side, on the ladder's clock."""
+        return self.ladder.side_by_side(self.rungs(), each, self.claimed_order)
+
     def jobs(self) -> dict[str, Job]:
-        """All ensembles, by name; see `study_jobs`."""
-        return study_jobs(self)
+        """All ensembles, by name, as the estimator wants them."""
+        return estimator_of(self).jobs(self)
+
+    def solving(self) -> Study:
+        """The study whose SDEs are solved alone, each by an ensemble of its own."""
+        return replace(self, estimator=None)
 
     def assemble(self, ensembles: Mapping[str, xr.Dataset]) -> xr.DataTree:
-        """The results from all the ensembles; see `assemble_study`."""
-        return assemble_study(self, ensembles)
-
-
-def study_jobs(study: Study) -> dict[str, Job]:
-    """All ensembles of a study, by name: chain_i, path_i, flow_i, and full_0 to confirm."""
-    common = (study.start, study.steps, study.observables)
-    run = Run.checked(replicas=study.replicas, seed=study.seed).named(study.name)
-    jobs: dict[str, Job] = {}
-    for i, rung in enumerate(study.rungs()):
-        jobs[f"chain_{i}"] = chain_job(rung.optimizer, rung.oracle, *common, run.at(i))
-    sdes, belongs = study.sdes()
-    paths = run.of_size(study.path_replicas or study.replicas)
-    for i, sde in enumerate(sdes):
-        fine = _substeps(study, belongs.index(i), len(sdes))
-        flow = GradientFlow.without_noise(sde)
-        jobs[f"path_{i}"] = path_job(
-            sde, *common, paths.at(i), substeps=fine, subsample=study.subsample
-        )
-        jobs[f"flow_{i}"] = path_job(flow, *common, run.of_size(2), substeps=fine, side="flow")
-    if study.subsample and study.confirm_replicas:
-        full = run.of_size(study.confirm_replicas).at(len(sdes))
-        jobs["full_0"] = path_job(sdes[0], *common, full, substeps=study.substeps, side="full")
-    return jobs
-
-
-def assemble_study(study: Study, datasets: Mapping[str, xr.Dataset]) -> xr.DataTree:
-    """The results of a study from its ensembles: errors, orders, explanation, provenance."""
-    sdes, belongs = study.sdes()
-    groups = dict(datasets)
-    for kind, errors in (("flow", "flow_errors"), ("path", "errors")):
-        each = [
-            weak_error(datasets[f"chain_{i}"], datasets[f"{kind}_{j}"])
-            for i, j in enumerate(belongs)
-        ]
-        groups[errors] = along_ladder(study, each)
-    groups["flow_order"] = estimate_order(groups["flow_errors"])
-    groups["order"] = estimate_order(groups["errors"], flow=groups["flow_order"])
-    if "full_0" in datasets:
-        groups["confirmation"] = confirm(datasets["path_0"], datasets["full_0"])
-    tree = xr.DataTree.from_dict({f"/{name}": ds for name, ds in groups.items()})
-    statistics = noise_statistics(study.oracle.problem, study.start.expand(1).theta[0])
-    tree.attrs = {
-        "title": study.title,
-        "claimed_order": claimed_order(study),
-        **study.ladder.attributes,
-        "description": json.dumps(asdict(sdes[0].description)),
-        "start_note": study.start_note,
-        "outside_theorem": json.dumps([o.name for o in study.observables if not o.smooth]),
-        "noise_skewness": json.dumps(asdict(statistics.skewness)),
-        "noise_kurtosis": json.dumps(asdict(statistics.excess_kurtosis)),
-    }
-    return tree
-
-
-def along_ladder(study: Study, each: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The weak errors of a study's rungs side by side, on its ladder's clock."""
-    return study.ladder.side_by_side(study.rungs(), each, claimed_order(study))
-
-
-def claimed_order(study: Study) -> float:
-    """What the SDE claims on the study's ladder."""
-    sdes, _ = study.sdes()
-    return study.ladder.claimed_order(sdes[0].claimed_order)
-
-
-def _substeps(study: Study, rung: int, sdes: int) -> tuple[int, ...]:
-    """On a ladder of SDEs the integrator step shrinks as the optimizer's does."""
-    finer = round(study.rungs()[rung].optimizer.refinement) if sdes > 1 else 1
-    return tuple(s * max(1, finer) for s in wholes(study.substeps, "substeps"))
+        """The results from all the ensembles: errors, orders, explanation, provenance."""
+        groups = estimator_of(self).results(self, ensembles)
+        groups["flow_order"] = estimate_order(groups["flow_errors"])
+        groups["order"] = estimate_order(groups["errors"], flow=groups["flow_order"])
+        tree = xr.DataTree.from_dict({f"/{name}": ds for name, ds in groups.items()})
+        statistics = noise_statistics(self.oracle.problem, self.start.expand(1).theta[0])
+        sdes, _ = self.sdes()
+        tree.attrs = {
+            "title": self.title,
+            "claimed_order": self.claimed_order,
+            **self.ladder.attributes,
+            "description": json.dumps(asdict(sdes[0].description)),
+            "start_note": self.start_note,
+            "outside_theorem": json.dumps([o.name for o in self.observables if not o.smooth]),
+            "noise_skewness": json.dumps(asdict(statistics.skewness)),
+            "noise_kurtosis": json.dumps(asdict(statistics.excess_kurtosis)),
+        }
+        return tree

@@ -17,7 +17,7 @@ from sdeverify.ensembles.options import Run
 from sdeverify.errors import SdeverifyError
 from sdeverify.sdes import GradientFlow, GradientSDE
 from sdeverify.study.certify import certified_order, exact_chains, one_step_order
-from sdeverify.study.study import Study, along_ladder
+from sdeverify.study.study import Study
 from sdeverify.testing.faults.fault import Fault
 
 BLOCK = 8192
@@ -106,7 +106,7 @@ def sampled_ladders(
         common = (study.start, study.steps, study.observables, run)
         paths = [run_job(path_job(sde, *common, substeps=study.substeps)) for sde in each]
         errors = [weak_error(c, paths[j]) for c, j in zip(ensembles, belongs, strict=True)]
-        return along_ladder(study, errors)
+        return study.along_ladder(errors)
 
     flows = [GradientFlow.without_noise(sde) for sde in sdes]
     return against(sdes, study.path_replicas or study.replicas), against(flows, 2)

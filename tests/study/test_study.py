@@ -27,7 +27,6 @@ from sdeverify import (
 )
 from sdeverify.ensembles import measures
 from sdeverify.sdes import SGDFirstOrder
-from sdeverify.study.study import study_jobs
 
 THETA = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
 
@@ -51,9 +50,9 @@ def study(oracle: GradientOracle, **changes: object) -> Study:
 def test_levels_share_one_sde_and_learning_rates_have_one_each(
     small_oracle: GradientOracle,
 ) -> None:
-    shared = study_jobs(study(small_oracle))
+    shared = study(small_oracle).jobs()
     assert sorted(shared) == ["chain_0", "chain_1", "chain_2", "flow_0", "path_0"]
-    rates = study_jobs(study(small_oracle, ladder=LearningRates([0.2, 0.1])))
+    rates = study(small_oracle, ladder=LearningRates([0.2, 0.1])).jobs()
     assert sorted(rates) == ["chain_0", "chain_1", "flow_0", "flow_1", "path_0", "path_1"]
     assert rates["path_1"].substeps == (4, 8)
 

@@ -13,6 +13,7 @@ from sdeverify.errors import InvalidInputError
 
 BLOCK, STEP, OBSERVABLE = "block", "step", "observable"
 SUBSTEPS, SUBSTEPS_BIS, REPLICA = "substeps", "substeps_bis", "replica"
+CHANNEL, CHANNEL_BIS = "channel", "channel_bis"
 CHAIN_DIMS = (BLOCK, STEP, OBSERVABLE)
 PATH_DIMS = (BLOCK, SUBSTEPS, STEP, OBSERVABLE)
 PATH_COMOMENT_DIMS = (BLOCK, SUBSTEPS, SUBSTEPS_BIS, STEP, OBSERVABLE)

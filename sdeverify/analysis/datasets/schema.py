@@ -6,6 +6,7 @@ mean), which merge exactly; means, standard errors and the extrapolation in dt d
 - a chain has dims `(block, step, observable)`;
 - a path has also `substeps` and `substeps_bis` (Euler-Maruyama steps in one level-1 step,
   ascending, all on one Brownian path): comoments are cross products between the discretisations;
+- paths and forks that are coupled have `channel` and `channel_bis` in the place of these;
 - an exact result has `mean`, `standard_error` 0 and the numerical error `bound`, over
   `(step, observable)`.
 
@@ -25,6 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from sdeverify.analysis.datasets.axes import (
     BLOCK,
     CHAIN_DIMS,
+    CHANNEL,
+    CHANNEL_BIS,
     OBSERVABLE,
     PATH_COMOMENT_DIMS,
     PATH_DIMS,
@@ -119,6 +122,38 @@ def path_dataset(
         dims = (REPLICA, SUBSTEPS, STEP, OBSERVABLE)
         ds = with_replicas(ds, replicas, dims, block_count, blocks)
     return finish_path(ds.assign_attrs({**plain_attrs(attrs), "kind": "path"}))
+
+
+def channel_dataset(
+    *,
+    block_count: ArrayLike,
+    block_mean: ArrayLike,
+    block_comoment: ArrayLike,
+    step: ArrayLike,
+    time: ArrayLike,
+    observables: Sequence[str],
+    blocks: ArrayLike,
+    channels: Sequence[str],
+    attrs: Attrs,
+    replicas: ArrayLike | None = None,
+) -> xr.Dataset:
+    """An ensemble whose replicas hold several quantities side by side; arguments as `path_dataset`.
+
+    Args:
+        block_mean: `(block, channel, step, observable)`.
+        block_comoment: `(block, channel, channel_bis, step, observable)`.
+        channels: what each of them is.
+        replicas: all values, `(replica, channel, step, observable)`.
+    """
+    dims = (BLOCK, CHANNEL, STEP, OBSERVABLE)
+    crossed = (BLOCK, CHANNEL, CHANNEL_BIS, STEP, OBSERVABLE)
+    ds = blocked(dims, crossed, block_count, block_mean, block_comoment, blocks)
+    names = np.asarray(channels, dtype=object)
+    ds = with_axes(ds.assign_coords({CHANNEL: names, CHANNEL_BIS: names}), step, time, observables)
+    if replicas is not None:
+        ds = with_replicas(ds, replicas, (REPLICA, *dims[1:]), block_count, blocks)
+    ds = ds.assign_attrs({**plain_attrs(attrs), "kind": "channels"})
+    return ds.assign_attrs(fingerprint=fingerprint(ds))
 
 
 def exact_dataset(

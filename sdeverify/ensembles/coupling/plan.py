@@ -18,7 +18,9 @@ from sdeverify.base.rng import derived_seed
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.coupling.coupled import LEAST, Coupled
-from sdeverify.ensembles.coupling.weak_error import coupled_rungs, rung_error
+from sdeverify.ensembles.coupling.rungs import Measurements
+from sdeverify.ensembles.coupling.weak_error import coupled_rungs, own_sde, rung_error
+from sdeverify.ensembles.job import run_jobs
 from sdeverify.ensembles.observables import Observable
 from sdeverify.errors import InvalidInputError
 from sdeverify.noise.oracle import GradientOracle
@@ -122,10 +124,14 @@ def coupled_plan(
             "weak_error, and replicas_needed."
         )
     began = time.perf_counter()
-    _ = work.paths
+    jobs = work.jobs()
+    ensembles = run_jobs({"coupled_0": jobs.pop("coupled_0")})
     path_seconds = (time.perf_counter() - began) / PILOT
     began = time.perf_counter()
-    errors = [rung_error(work, i, 0.95) for i in range(len(rungs))]
+    measurements = Measurements(work, {**ensembles, **run_jobs(jobs)})
+    errors = [
+        rung_error(measurements, i, own_sde(measurements, i), 0.95) for i in range(len(rungs))
+    ]
     trunk_seconds = (time.perf_counter() - began) / PILOT
     wanted: list[tuple[int, int]] = []
     labels: list[str] = []

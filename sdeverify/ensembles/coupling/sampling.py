@@ -1,24 +1,19 @@
-"""I.i.d. replicas of several channels, block by block, as pooled moments."""
+"""I.i.d. replicas of several channels, as pooled moments of their blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from sdeverify.analysis.datasets.moments import Moments, cross_block_moments, pool_blocks
+from sdeverify.analysis.datasets.moments import Moments, pool_blocks
 from sdeverify.analysis.sides import Ensemble
-from sdeverify.base.rng import Block, Blocks
-from sdeverify.ensembles.memory import Footprint
-from sdeverify.errors import SdeverifyError
-from sdeverify.problems.gradients.chunks import memory_limit
 
 Array = NDArray[np.float64]
-RunBlock = Callable[[Block], Array]
-"""A block, or a part of one -> its replicas' values, `(replica, channel, step, observable)`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +21,12 @@ class Sample:
     """Means of i.i.d. replicas over `(channel, step, observable)`, from their blocks' moments."""
 
     blocks: Sequence[Moments]
+
+    @classmethod
+    def of(cls, ds: xr.Dataset) -> Sample:
+        """The sample that a dataset of channels holds."""
+        fields = (ds[f"block_{name}"].values for name in ("count", "mean", "comoment"))
+        return cls([Moments(int(n), *moments) for n, *moments in zip(*fields, strict=True)])
 
     @cached_property
     def pooled(self) -> Moments:
@@ -54,32 +55,3 @@ class Sample:
         residuals = np.einsum("b,bcko,co->bko", share, deviation, weights)
         variance = self.covariance(weights[None])[0, 0]
         return Ensemble(1.0, variance, residuals, float(self.count))
-
-
-def sample(
-    run_block: RunBlock,
-    replicas: int,
-    block_size: int,
-    footprint: Footprint,
-    memory: int | None,
-    name: str,
-) -> Sample:
-    """Computes all blocks within a budget of memory; a block's replicas own their streams.
-
-    Raises:
-        InvalidInputError: a budget into which a replica does not fit.
-        SdeverifyError: a replica diverged.
-    """
-    moments = []
-    for block in Blocks(replicas, block_size):
-        plan = footprint.plan(memory, block.size)
-        with memory_limit(plan.gradients):
-            values = np.concatenate([run_block(part) for part in block.parts(plan.replicas)])
-        if not np.isfinite(values).all():
-            raise SdeverifyError(
-                f"{name}: {int((~np.isfinite(values)).any((1, 2, 3)).sum())} of {block.size} "
-                f"replicas of block {block.index} are not finite. The dynamics diverged: use a "
-                "smaller learning rate, a larger epsilon, more substeps or a longer warm-up."
-            )
-        moments.append(cross_block_moments(values))
-    return Sample(moments)

@@ -11,7 +11,7 @@ between independent runs of the optimizer and the same paths, as in `weak_error`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from sdeverify.analysis.datasets.axes import OBSERVABLE, STEP
 from sdeverify.analysis.rungs import RUNG, RUNG_BIS
 from sdeverify.analysis.sides import Ensemble, side_of
-from sdeverify.analysis.weak_error import largest_over_time
+from sdeverify.analysis.weak_error import integrator, largest_over_time
 from sdeverify.base.arguments import confidence_level, wholes
 from sdeverify.base.shapes import Tensor
 from sdeverify.base.state import State
 from sdeverify.ensembles.build import chain_job, path_job, start_point
 from sdeverify.ensembles.coupling.coupled import Coupled, fitting_substeps
-from sdeverify.ensembles.coupling.rungs import CoupledRungs
+from sdeverify.ensembles.coupling.rungs import CoupledRungs, Measurements
 from sdeverify.ensembles.coupling.sampling import Sample
+from sdeverify.ensembles.job import run_jobs
 from sdeverify.ensembles.observables import Observable
 from sdeverify.ensembles.options import Run
 from sdeverify.errors import UnsupportedError
@@ -41,6 +42,7 @@ from sdeverify.sdes.sde import GradientSDE
 
 Array = NDArray[Any]
 DIMS = (STEP, OBSERVABLE)
+ESTIMATOR = "coupled paths and forks"
 COUPLED, INDEPENDENT = "coupled", "independent runs"
 PARTS = (
     *("discretisation", "discretisation_standard_error"),
@@ -99,7 +101,8 @@ def coupled_weak_error(
     equation = derive(optimizer, oracle) if sde is None else sde
     rungs = [Rung(1.0, optimizer, oracle)]
     work = coupled_rungs(rungs, [equation], start, steps, observables, how, seed, memory)
-    return _errors(work, confidence_level(confidence))[0]
+    measurements = Measurements(work, run_jobs(work.jobs()))
+    return rung_error(measurements, 0, own_sde(measurements, 0), confidence_level(confidence))
 
 
 def coupled_ladder(
@@ -140,11 +143,25 @@ def coupled_ladder(
     rungs = ladder.rungs(optimizer, oracle)
     equations = [derive(rung.optimizer, rung.oracle, sde) for rung in rungs]
     work = coupled_rungs(rungs, equations, start, steps, observables, how, seed, memory)
-    errors = _errors(work, confidence_level(confidence))
     claimed = ladder.claimed_order(equations[0].claimed_order)
-    ds = ladder.side_by_side(rungs, errors, claimed)
+    measurements = Measurements(work, run_jobs(work.jobs()))
+    references = [own_sde(measurements, i) for i in range(len(rungs))]
+    return errors_along(ladder, measurements, references, claimed, confidence)
+
+
+def errors_along(
+    ladder: Ladder,
+    measurements: Measurements,
+    references: Sequence[Reference],
+    claimed_order: float,
+    confidence: float = 0.95,
+) -> xr.Dataset:
+    """What `coupled_ladder` gives, of measurements that are there, against one reference a rung."""
+    level, rungs = confidence_level(confidence), measurements.work.rungs
+    errors = [rung_error(measurements, i, r, level) for i, r in enumerate(references)]
+    ds = ladder.side_by_side(rungs, errors, claimed_order)
     order = np.argsort([-rung.time_per_step for rung in rungs], kind="stable")
-    covariance = _shared(work)[np.ix_(order, order)]
+    covariance = _shared(measurements, references)[np.ix_(order, order)]
     variance = ds["standard_error"].transpose(RUNG, *DIMS).values ** 2
     covariance[np.diag_indices(len(order))] = variance
     ds["error_covariance"] = ((RUNG, RUNG_BIS, *DIMS), covariance)
@@ -195,42 +212,75 @@ def coupled_rungs(
     )
 
 
-def _weights(work: CoupledRungs, i: int) -> Array:
+@dataclass(frozen=True)
+class Reference:
+    """What a rung is compared with: a combination of the paths' channels, and what is known of it.
+
+    Args:
+        weights: of the channels, `(channel,)`.
+        mean: what is added to their combination, `(step, observable)`.
+        integrator: the bias of the finest dt, its standard error, and what extrapolation left.
+        model: its name.
+    """
+
+    weights: Array
+    mean: Array
+    integrator: tuple[Array, Array, Array]
+    model: str
+
+
+def own_sde(measurements: Measurements, i: int) -> Reference:
+    """The SDE of rung i on the paths that the rung shares."""
+    work = measurements.work
+    nothing = np.zeros((len(work.steps), len(work.observables)))
+    return Reference(work.of_path(i), nothing, _integrator(measurements, i), work.sdes[i].model)
+
+
+def without_noise(measurements: Measurements, flow: xr.Dataset) -> Reference:
+    """A path of an SDE without noise, from `solve`, which no common path takes part in."""
+    mean = flow["extrapolated"].transpose(*DIMS).values
+    nothing = np.zeros_like(measurements.work.of_form(0))
+    return Reference(nothing, mean, integrator(flow), str(flow.attrs["model"]))
+
+
+def _weights(work: CoupledRungs, i: int, reference: Reference) -> Array:
     """Of the paths' channels in rung i's A + D, `(channel, observable)`."""
-    form, path = work.of_form(i), work.of_path(i)
+    form = work.of_form(i)
     kept = [
         0.0 if own and not work.rungs[i].oracle.noise.normal else 1.0 for own in work.independent
     ]
-    return np.stack([k * form - path for k in kept], axis=1)
+    return np.stack([k * form - reference.weights for k in kept], axis=1)
 
 
-def _shared(work: CoupledRungs) -> Array:
+def _shared(measurements: Measurements, references: Sequence[Reference]) -> Array:
     """The covariance of the rungs' errors by their common paths, `(rung, rung, step, observable)`.
 
     Forks and independent runs of one rung have no part in another's.
     """
-    return work.paths.covariance(np.stack([_weights(work, i) for i in range(len(work.rungs))]))
+    each = [_weights(measurements.work, i, r) for i, r in enumerate(references)]
+    return measurements.paths.covariance(np.stack(each))
 
 
-def _errors(work: CoupledRungs, confidence: float) -> list[xr.Dataset]:
-    return [rung_error(work, i, confidence) for i in range(len(work.rungs))]
-
-
-def rung_error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
+def rung_error(
+    measurements: Measurements, i: int, reference: Reference, confidence: float
+) -> xr.Dataset:
     """One rung's weak error with its parts."""
-    paths, n = work.paths, len(work.observables)
-    form, path = work.of_form(i), work.of_path(i)
+    work, paths = measurements.work, measurements.paths
+    n = len(work.observables)
+    form, path = work.of_form(i), reference.weights
     d, d_variance = _combined(paths, form - path, n)
+    d = d - reference.mean
     path_mean, path_variance = _combined(paths, path, n)
+    path_mean = path_mean + reference.mean
     form_mean, form_variance = _combined(paths, form, n)
-    own = _weights(work, i)
-    error = paths.mean(own[None])[0]
+    own = _weights(work, i, reference)
+    error = paths.mean(own[None])[0] - reference.mean
     variance = np.maximum(paths.covariance(own[None])[0, 0], 0.0)
     degrees = variance**2 / (paths.count - 1)
     a, a_variance = np.zeros_like(d), np.zeros_like(d)
     parts = {name: np.zeros_like(d) for name in PARTS}
     random = [paths.ensemble(own)]
-    forks, chain = work.forks(i), work.chain(i)
+    forks, chain = measurements.forks(i), measurements.chain(i)
     smooth = ~np.asarray(work.independent)
     if forks is not None:
         a, a_variance = _masked(_combined(forks, np.ones(2), n), smooth)
@@ -257,7 +307,7 @@ def rung_error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
         "non_gaussianity": a,
         "non_gaussianity_standard_error": np.sqrt(a_variance),
     }
-    bias, bias_error, residual = _integrator(work, i)
+    bias, bias_error, residual = reference.integrator
     fields = {
         "error": error,
         "standard_error": np.sqrt(variance),
@@ -271,7 +321,9 @@ def rung_error(work: CoupledRungs, i: int, confidence: float) -> xr.Dataset:
         "integrator_residual": residual,
         **parts,
     }
-    ds = xr.Dataset({k: (DIMS, v) for k, v in fields.items()}, **_coordinates(work, i))
+    ds = xr.Dataset(
+        {k: (DIMS, v) for k, v in fields.items()}, **_coordinates(work, i, reference.model)
+    )
     noisy = [e for e in random if bool((e.variance > 0).any())]
     replicas = int(min((e.replicas for e in noisy), default=0))
     ds = ds.merge(largest_over_time(ds, noisy, confidence))
@@ -299,13 +351,14 @@ def _widened(e: Ensemble, where: Array) -> Ensemble:
     return Ensemble(e.weight, wide(e.variance), wide(e.residuals), e.replicas, e.seed)
 
 
-def _integrator(work: CoupledRungs, i: int) -> tuple[Array, Array, Array]:
+def _integrator(measurements: Measurements, i: int) -> tuple[Array, Array, Array]:
     """The bias of the finest dt, its standard error, and what extrapolation may have left.
 
     With three step sizes or more that is what the coarsest of them changed, with two the rule of
     `weak_error`, with one it is unknown.
     """
-    paths, n, sizes = work.paths, len(work.observables), np.asarray(work.substeps)
+    work, paths = measurements.work, measurements.paths
+    n, sizes = len(work.observables), np.asarray(work.substeps)
     if len(sizes) == 1:
         unknown = np.full((len(work.steps), n), np.nan)
         return unknown, unknown, unknown
@@ -320,7 +373,7 @@ def _integrator(work: CoupledRungs, i: int) -> tuple[Array, Array, Array]:
     return bias, np.sqrt(variance), np.copysign(size, left)
 
 
-def _coordinates(work: CoupledRungs, i: int) -> dict[str, Any]:
+def _coordinates(work: CoupledRungs, i: int, model: str) -> dict[str, Any]:
     """Coordinates and attributes of a rung's errors."""
     rung, sde, how = work.rungs[i], work.sdes[i], work.how
     optimizer, problem = rung.optimizer, rung.oracle.problem
@@ -337,9 +390,9 @@ def _coordinates(work: CoupledRungs, i: int) -> dict[str, Any]:
         },
         "attrs": {
             "kind": "weak_error",
-            "estimator": "coupled paths and forks",
+            "estimator": ESTIMATOR,
             "name": optimizer.name,
-            "model": sde.model,
+            "model": model,
             "time_per_step": optimizer.time_per_step,
             "time_per_level1_step": chain_time,
             "refinement": float(optimizer.refinement),
