@@ -168,6 +168,23 @@ def test_a_run_killed_half_way_goes_on_to_the_same_results_without_the_finished_
     assert tree_without_parameters(results).identical(tree_without_parameters(reference))
 
 
+def test_the_blocks_of_a_killed_worker_run_again_and_nothing_changes(
+    study: Path, reference: xr.DataTree, tmp_path: Path
+) -> None:
+    with half_way(study, tmp_path) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"spawn_main" in command_line(pid)]
+        os.kill(workers[0], signal.SIGKILL)
+        _, stderr = process.communicate(timeout=180)
+    assert process.returncode == 0, stderr
+    results = Store(tmp_path).read_tree()
+    assert tree_without_parameters(results).identical(tree_without_parameters(reference))
+
+
+def command_line(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_control_c_ends_the_workers_and_says_how_to_go_on(study: Path, tmp_path: Path) -> None:
     with half_way(study, tmp_path) as process:
         os.killpg(process.pid, signal.SIGINT)
