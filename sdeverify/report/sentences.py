@@ -139,10 +139,12 @@ def replicas_hint(c: Comparison, observables: Sequence[str]) -> str:
     sizes = ", ".join(
         f"{_rounded(factor[easiest] * held)} {what}".rstrip() for what, held in _sizes(c)
     )
-    whose = "paths and forks" if coupled(c) else "replicas on both sides"
+    what, whose = "replicas", "replicas on both sides"
+    if coupled(c):
+        what = whose = "paths and forks"
     return (
         f"{about} {times} times the {whose}, {sizes}, "
-        f"would resolve {_place(one)}; --set with more replicas keeps those that are stored."
+        f"would resolve {_place(one)}; --set with more {what} keeps those that are stored."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import sdeverify as sv
 from sdeverify.base.rng import derived_seed
 from sdeverify.problems.library import circle_problem
 from sdeverify.report.results import read_comparison
-from sdeverify.report.sentences import estimator_sentence
+from sdeverify.report.sentences import estimator_sentence, headline
 from sdeverify.study.campaign import campaign_jobs
 
 ORACLE = sv.GradientOracle(circle_problem(), sv.MinibatchNoise(1))
@@ -190,6 +191,17 @@ def test_the_report_says_which_estimator(tmp_path: Path) -> None:
     plain = sv.run(study(estimator=None, replicas=16))
     sentence = estimator_sentence(read_comparison(plain["circle"]))
     assert sentence == "Independent ensembles of the optimizer and the SDE."
+
+
+def test_an_open_verdict_says_how_many_paths_and_trunks_would_close_it() -> None:
+    sizes = sv.Coupled(paths=256, trunks=64, block_size=64)
+    results = sv.run(study(observables=[COS], steps=[20], estimator=sizes))
+    sentence = headline(read_comparison(results["circle"])).sentence
+    hint = re.search(r"About ([\d.]+) times the paths and forks, ([\d,]+) paths, ", sentence)
+    assert hint is not None, sentence
+    times, paths = float(hint[1]), int(hint[2].replace(",", ""))
+    assert abs(paths / 256 - times) < 0.1 * times + 0.1
+    assert "--set with more paths and forks keeps" in sentence
 
 
 def test_sub_sampling_and_another_kind_of_estimator_are_refused() -> None:
