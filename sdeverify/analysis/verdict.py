@@ -5,9 +5,9 @@ One fit, with 95% interval [low, high] for the order and claim p:
 - *supported*: high >= p and low > p - 1/2, and a limit of the error, as the step goes to 0, of more
   than `SMALL_LIMIT` of the error at the coarsest rung is excluded. On a ladder that tests noise,
   support also needs the control, the same fit against the SDE without its noise (gradient flow):
-  the error must have a limit there, or the observable does not see the noise at that step. Where
-  nothing is sampled, a limit of more than `SMALL_LIMIT` of that limit must be excluded too: an
-  error of the temperature;
+  the error must have a limit there, or the observable does not see the noise at that step, and a
+  limit of more than `WARM` of that limit must be excluded, `SMALL_LIMIT` of it where nothing is
+  sampled: an error of the temperature;
 - *inconclusive* otherwise. An order bounds the error from above, so a higher order supports.
 
 Several observables and steps are judged together by Holm's method at the same 2.5% per side, so
@@ -42,6 +42,8 @@ SVAG = "svag"
 """The ladder that tests the noise where a dataset says no more than the ladder's name."""
 SMALL_LIMIT = 0.1
 """What support has to exclude: a limit of this share of the coarsest rung's error."""
+WARM = 0.5
+"""What support from samples has to exclude: a limit of this share of gradient flow's."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,12 @@ def controlled(order: xr.Dataset, flow: xr.Dataset) -> xr.Dataset:
     share = share_of(order["limit_low"].values, order["limit_high"].values, least)
     supports = order["verdict"].values == SUPPORTED
     blind = supports & ~(p < 2 * LEVEL)
-    warm = supports & ~blind & (order["terms"].values == 0) & ~(share < SMALL_LIMIT)
+    most = np.where(order["terms"].values == 0, SMALL_LIMIT, WARM)
+    warm = supports & ~blind & ~(share < most)
     reason = order["reason"].values.copy()
     reason[blind] = "gradient flow has no limit here either: the observable does not see the noise"
     reason[warm] = [
-        f"an error of the temperature of {_percent(s)} is not excluded: add finer rungs"
+        f"an error of the temperature of {_percent(s)} is not excluded: add finer rungs or replicas"
         for s in share[warm]
     ]
     dims = order["verdict"].dims
