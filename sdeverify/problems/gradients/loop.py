@@ -79,13 +79,11 @@ class Loop:
     def without_gradient(self, theta: Vector, data: Data) -> list[set[str]]:
         """For each sample the parameters whose `grad` stays None after backward."""
         self.load(theta)
+        one = theta.new_ones(1)
         samples = []
         for sample in data.singles():
-            with torch.enable_grad():
-                total = self.sample_losses(sample).sum()
-                gradients = torch.autograd.grad(total, self._leaves, allow_unused=True)
-            pairs = zip(self.model.layout.names, gradients, strict=True)
-            samples.append({name for name, gradient in pairs if gradient is None})
+            pairs = zip(self.model.layout.names, self._slopes(sample, one), strict=True)
+            samples.append({name for name, slope in pairs if slope is None})
         return samples
 
     def sums(self, theta: Parameters, weights: Weights, batch: Batch) -> WeightedMoments:
@@ -145,14 +143,19 @@ class Loop:
         return torch.stack(rows)
 
     def _backward(self, data: Data, weights: Tensor) -> Vector:
+        slopes = self._slopes(data, weights)
+        return torch.cat([_flat(g, x) for g, x in zip(slopes, self._leaves, strict=True)])
+
+    def _slopes(self, data: Data, weights: Tensor) -> list[Tensor | None]:
+        """What backward leaves in each parameter's `grad`."""
         with torch.enable_grad():
             total = weights @ self.sample_losses(data)
             if total.requires_grad:
                 total.backward()
-        parts = [_flat(leaf.grad, leaf) for leaf in self._leaves]
+        slopes = [leaf.grad for leaf in self._leaves]
         for leaf in self._leaves:
             leaf.grad = None
-        return torch.cat(parts)
+        return slopes
 
     def _curvature(self, data: Data, vector: Vector) -> Vector:
         slopes = partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
