@@ -57,6 +57,8 @@ class Verdict:
         refutation_p_value, support_p_value: the smallest, adjusted by Holm's method.
         deciding: number of the fit that shows the verdict, over (observable, step): the narrowest
             interval of the order among those that alone make it, or among all where it is open.
+            Support is shown where the error keeps its sign along the ladder and the error of the
+            temperature is below `SMALL_LIMIT`, if that is so anywhere.
         obstacle: why fits that support do not make support; empty where nothing stands in the way.
         unresolved: the judged observables that no fit supports or refutes.
     """
@@ -117,6 +119,8 @@ def overall_verdict(
         obstacle = _obstacle(judged, refutation)
         if not obstacle:
             verdict, telling = SUPPORTED, support < LEVEL
+            if np.any(telling & _clear(judged)):
+                telling = telling & _clear(judged)
     counts = [int(np.sum(alone == v)) for v in (SUPPORTED, REFUTED, INCONCLUSIVE)]
     names = judged[OBSERVABLE].values.astype(str)
     resolved = set(names[alone != INCONCLUSIVE])
@@ -134,6 +138,14 @@ def overall_verdict(
         unresolved=tuple(n for n in dict.fromkeys(names) if n not in resolved),
     )
     return replace(overall, text=_sentence(judged, overall))
+
+
+def _clear(judged: xr.Dataset) -> NDArray[Any]:
+    """Fits that show support well: one sign along the ladder, no large error of the temperature."""
+    step = float(judged["time_per_step"].max()) if "time_per_step" in judged.coords else 0.0
+    bend = judged["second_coefficient"].fillna(0.0).values * step ** judged.attrs.get("spacing", 1)
+    share = judged["flow_share"].values if "flow_share" in judged else np.zeros(len(bend))
+    return np.asarray((1 + bend > 0) & (share < SMALL_LIMIT))
 
 
 def _narrowest(judged: xr.Dataset, telling: NDArray[Any]) -> int:

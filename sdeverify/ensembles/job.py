@@ -85,6 +85,8 @@ class Job:
         channels: what a replica holds side by side, where that is not one path at several step
             sizes; comoments are crossed over it.
         may_diverge: moments that are not finite are a finding and not refused.
+        sizes: of the observables themselves, where the values are small differences of them, since
+            rounding goes by these; empty elsewhere.
         work: of a replica; None where no time is forecast.
     """
 
@@ -100,6 +102,7 @@ class Job:
     footprint: Footprint | None = None
     memory: int | None = None
     may_diverge: bool = False
+    sizes: tuple[float, ...] = ()
     work: Work | None = None
 
     @property

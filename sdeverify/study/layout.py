@@ -190,6 +190,7 @@ class JobLayout:
             raise StoreError(f"{what}, but its probe is damaged: {error}. {remedy}") from error
         now = self.job.probe()
         size = np.nanmax(np.abs(before), axis=tuple(range(before.ndim - 1)), initial=0.0)
+        size = np.maximum(size, self.job.sizes or 0.0)
         shares = [
             _rounding(self.settings) if o.smooth else NOT_SMOOTH for o in self.job.observables
         ]

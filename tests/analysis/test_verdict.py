@@ -127,3 +127,18 @@ def test_shares_above_all_are_written_as_whole_percentages():
     order = controlled_order(synthetic_ladder(lambda s: s, LONG, 0.01), 5.0)
     hot = overall_verdict(order.assign(flow_share=order["flow_share"] * 0 + 1.3))
     assert "an error of the temperature of 130%;" in hot.text
+
+
+def test_support_is_shown_where_the_error_keeps_its_sign_and_the_temperature_is_known():
+    order = controlled_order(synthetic_ladder(lambda s: s, LONG, 0.01, seeds=7))
+    shown = overall_verdict(order).deciding
+    warm = order.copy(deep=True)
+    fits = warm["flow_share"].stack(fit=("observable", "step"))
+    warm["flow_share"] = fits.where(np.arange(fits.size) != shown, 0.4).unstack("fit")
+    crossing = order.copy(deep=True)
+    fits = crossing["second_coefficient"].stack(fit=("observable", "step"))
+    crossing["second_coefficient"] = fits.where(np.arange(fits.size) != shown, -3.0).unstack("fit")
+    for changed in (warm, crossing):
+        verdict = overall_verdict(changed)
+        assert verdict.verdict == "supported"
+        assert verdict.deciding != shown

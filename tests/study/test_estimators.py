@@ -13,6 +13,7 @@ import xarray as xr
 
 import sdeverify as sv
 from sdeverify.base.rng import derived_seed
+from sdeverify.problems.digits import digits_problem
 from sdeverify.problems.library import circle_problem
 from sdeverify.report.results import read_comparison
 from sdeverify.report.sentences import estimator_sentence, headline
@@ -214,3 +215,19 @@ def test_sub_sampling_and_another_kind_of_estimator_are_refused() -> None:
 def test_solving_alone_takes_ensembles_of_the_sdes() -> None:
     sides = {job.side for job in study().solving().jobs().values()}
     assert sides == {"chain", "path", "flow"}
+
+
+def test_rounding_of_small_differences_in_single_precision_is_no_edit(tmp_path: Path) -> None:
+    """Forks take third differences: what the grouping of replicas rounds is large beside them."""
+    problem, theta0 = digits_problem(64, 4)
+    single = study(
+        oracle=sv.GradientOracle(problem, sv.MinibatchNoise(8)),
+        start=sv.State(0, theta=theta0),
+        observables=[sv.measures.loss(problem), sv.measures.squared_parameter_norm()],
+        ladder=sv.LearningRates([0.1, 0.05, 0.025]),
+    )
+    first = sv.run(single, tmp_path)
+    again = sv.run(single, tmp_path)
+    assert same_bits(first["circle"], again["circle"])
+    scale = single.jobs()["forks_2"].sizes
+    assert scale[0] == pytest.approx(float(problem.loss(theta0.unsqueeze(0))), rel=1e-5)

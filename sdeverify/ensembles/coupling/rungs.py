@@ -196,7 +196,9 @@ class CoupledRungs:
             "noise_scales": [constant_text(rung.oracle.scale) for rung in rungs],
             "constants": [as_text(sde.constants) for sde in self.different[0]],
         }
-        forked = {"strata": how.strata, "pairs": how.pairs} if side == "forks" else {}
+        forks = side == "forks"
+        forked = {"strata": how.strata, "pairs": how.pairs} if forks else {}
+        at_start = np.abs(measured(self.observables, self.start.expand(1))[0])
         moments = side == "coupled" and any(sde.uses_moments for sde in self.different[0])
         return Job(
             side=side,
@@ -217,6 +219,7 @@ class CoupledRungs:
             },
             footprint=footprint,
             work=Work(gradients, 1.0, oracle.problem, self.start.theta, moments),
+            sizes=tuple(at_start) if forks else (),
         ).within(self.memory)
 
     def of_form(self, i: int) -> Array:
