@@ -112,13 +112,20 @@ def markers(store: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
+_HEARS_CONTROL_C = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('sdeverify', run_name='__main__')"
+)
+"""`python -m sdeverify`, also in the background of a shell, where Ctrl-C is ignored."""
+
+
 @contextmanager
 def half_way(study: Path, store: Path) -> Iterator[subprocess.Popen[str]]:
     """`sdeverify measure` with two workers in a process group of its own, some blocks done."""
     settings = ["--set", "replicas=1024", "--set", "pause=0.05"]
     words = ["measure", str(study), *settings, "--output", str(store), "--workers", "2"]
     with subprocess.Popen(
-        [sys.executable, "-m", "sdeverify", *words],
+        [sys.executable, "-c", _HEARS_CONTROL_C, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
